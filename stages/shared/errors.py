@@ -1,0 +1,30 @@
+"""Errors that a person can act on: what happened, what was expected, what to type next."""
+
+from __future__ import annotations
+
+
+class FlightError(Exception):
+    """An expected failure: its message is complete, so no traceback is shown on the terminal.
+
+    ``failure_kind`` is what the run's record says (``failure.kind`` in MLflow).
+    """
+
+    failure_kind = "exception"
+
+
+class ParamsError(FlightError):
+    """``params.yaml`` holds unknown keys, wrong types or values out of range."""
+
+
+class SourceError(FlightError):
+    """The image source or the backbone's weights cannot be used."""
+
+
+class RejectedDataError(FlightError):
+    """A critical check of the data failed; the report says which images."""
+
+    failure_kind = "rejected-data"
+
+
+class NonFiniteLossError(FlightError):
+    """The training loss became NaN or infinite."""

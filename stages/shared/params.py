@@ -1,0 +1,195 @@
+"""``params.yaml`` as frozen, strict types: no defaults, no derived values, all faults reported at once."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from stages.shared.errors import ParamsError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+ImagePolicy = Literal["quarantine", "report", "fail"]
+GateMetric = Literal["accuracy", "macro_recall", "macro_f1", "expected_calibration_error"]
+
+
+class Section(BaseModel):
+    """A section of ``params.yaml``: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class IngestParams(Section):
+    source: Annotated[str, Field(min_length=1)]
+    backbone_weights: Annotated[str, Field(min_length=1)]
+
+
+class PolicyParams(Section):
+    """What happens to an image in which a check finds something."""
+
+    empty: ImagePolicy
+    not_an_image: ImagePolicy
+    truncated: ImagePolicy
+    unreadable: ImagePolicy
+    constant: ImagePolicy
+    animated: ImagePolicy
+    wrong_extension: ImagePolicy
+    conflicting_labels: ImagePolicy
+    exact_duplicate: ImagePolicy
+    near_duplicate: ImagePolicy
+    alpha: ImagePolicy
+    sixteen_bit: ImagePolicy
+    cmyk: ImagePolicy
+    exif_orientation: ImagePolicy
+
+
+class ValidateParams(Section):
+    val_fraction: FractionBelowOne
+    test_fraction: FractionBelowOne
+    seed: Seed
+    min_images_per_class: PositiveCount
+    max_class_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    max_unreadable_fraction: Fraction
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=16)]
+    policy: PolicyParams
+
+    @model_validator(mode="after")
+    def _leave_images_to_train_on(self) -> ValidateParams:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must stay below 1, so that images are left to train on")
+        return self
+
+
+class PrepareParams(Section):
+    image_size_px: Annotated[int, Field(ge=32, le=512)]
+
+
+class AugmentParams(Section):
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    width_shift: Fraction
+    height_shift: Fraction
+    shear: Fraction
+    zoom: FractionBelowOne
+    horizontal_flip: bool
+    brightness: Fraction
+    contrast: FractionBelowOne
+    fill_mode: Literal["nearest", "constant", "reflect", "wrap"]
+    balancing: Literal["none", "class_weight", "oversample", "undersample"]
+    seed: Seed
+
+
+class TrainParams(Section):
+    alpha: Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4]
+    dropout: FractionBelowOne
+    weight_decay: NonNegative
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"]
+    momentum: FractionBelowOne
+    learning_rate: NonNegative
+    clip_norm: Positive | None
+    schedule: Literal["constant", "plateau", "cosine"]
+    plateau_patience: Count
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    early_stopping_patience: Count | None
+    batch_size: PositiveCount
+    epochs: PositiveCount
+    fine_tune_epochs: Count
+    fine_tune_learning_rate: NonNegative
+    fine_tune_fraction: Fraction
+    batchnorm_momentum: FractionBelowOne
+    batchnorm_training: bool
+    label_smoothing: FractionBelowOne
+    restore_best_weights: bool
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
+    deterministic: bool
+    seed: Seed
+
+
+class Gate(Section):
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Gate:
+        if (self.min is None) == (self.max is None):
+            raise ValueError("a gate is {min: number} or {max: number}")
+        return self
+
+
+class EvaluateParams(Section):
+    gates: dict[GateMetric, Gate]
+
+
+class Params(Section):
+    ingest: IngestParams
+    validate_: Annotated[ValidateParams, Field(alias="validate")]
+    prepare: PrepareParams
+    augment: AugmentParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+
+def load(path: Path) -> Params:
+    """Read and check the whole file.
+
+    Raises:
+        ParamsError: naming each faulty key, its value and what is allowed, all at once.
+    """
+    return parse(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The file's plain values by YAML 1.2, as DVC reads them (so ``1e-3`` is a number); duplicate keys are refused."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ParamsError(f"{path} cannot be read: {error}\nExpected YAML; `git diff {path}` shows your changes.") from error
+
+
+def parse(values: Any, origin: str = "params.yaml") -> Params:
+    """Check plain values, as read from ``origin``, against the types above."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = [_fault(dict(entry)) for entry in error.errors()]
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    raise ParamsError(f"{origin} has {count}:\n{lines}\nCorrect them and type: dvc repro")
+
+
+def _fault(entry: dict[str, Any]) -> str:
+    location = [str(part) for part in entry["loc"]]
+    key = ".".join(location) or "the file"
+    match entry["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key (value {entry['input']!r}){_nearest(location)}"
+        case "missing":
+            return f"{key}: missing; every key must be given"
+        case "value_error":
+            return f"{key}: {entry['ctx']['error']} (value {entry['input']!r})"
+    expected = entry["msg"].replace("Input should be", "expected").replace("Input should have", "expected")
+    return f"{key}: {entry['input']!r} is not allowed; {expected}"
+
+
+def _nearest(location: list[str]) -> str:
+    model: type[BaseModel] = Params
+    for part in location[:-1]:
+        annotation = _known_keys(model).get(part)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    close = difflib.get_close_matches(location[-1], list(_known_keys(model)), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(_known_keys(model))}"
+
+
+def _known_keys(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
