@@ -1,0 +1,143 @@
+"""data/model, data/prepared (test) → reports/evaluate: figures with confidence intervals, confusion, worst mistakes, gates."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.flight.record import journal
+from stages.shared import files, page, paths, prepared
+from stages.shared.params import Gate, load
+from stages.shared.scores import METRICS, confusion_matrix, interval, score
+
+NUM_WORST = 24
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Probabilities (n, num_classes) and labels (n,) of the test split, and what follows from them."""
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    metrics: dict[str, float]
+    per_class: list[dict[str, Any]]
+    confusion: NDArray[np.int64]
+    gates: dict[str, dict[str, Any]]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest class of each image."""
+        return self.probabilities.argmax(axis=1)
+
+
+def evaluate(classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], gates: dict[str, Gate]) -> Evaluation:
+    """All figures of a test; 95 % intervals are percentiles of a seeded bootstrap over images."""
+    values = score(labels, probabilities)
+    metrics: dict[str, float] = {}
+    bounds = interval(labels, probabilities)
+    for name in METRICS:
+        low, high = bounds[name]
+        metrics.update({name: round(values[name], 6), f"{name}_low": round(low, 6), f"{name}_high": round(high, 6)})
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    return Evaluation(classes, labels, probabilities, metrics, _per_class(classes, confusion), confusion, _judge_gates(gates, values))
+
+
+def _per_class(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> list[dict[str, Any]]:
+    hits, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    recall, precision = hits / np.maximum(actual, 1), hits / np.maximum(predicted, 1)
+    f1 = 2 * hits / np.maximum(actual + predicted, 1)
+    return [
+        {
+            "label": label,
+            "num_images": int(actual[i]),
+            "predicted": int(predicted[i]),
+            "recall": round(float(recall[i]), 6),
+            "precision": round(float(precision[i]), 6),
+            "f1": round(float(f1[i]), 6),
+        }
+        for i, label in enumerate(classes)
+    ]
+
+
+def _judge_gates(gates: dict[str, Gate], values: dict[str, float]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "value": round(values[name], 6),
+            **gate.model_dump(exclude_none=True),
+            "passed": (gate.min is None or values[name] >= gate.min) and (gate.max is None or values[name] <= gate.max),
+        }
+        for name, gate in sorted(gates.items())
+    }
+
+
+def predict(folder: Path, images: prepared.Prepared, batch_size: int) -> NDArray[np.float32]:
+    """Class probabilities of every image, (n, num_classes) float32."""
+    import keras
+
+    from stages.shared import model
+
+    classifier = model.load(folder)
+    batches = [np.arange(start, min(start + batch_size, len(images.labels))) for start in range(0, len(images.labels), batch_size)]
+    found = [classifier.predict_on_batch(images.gather(rows).astype(np.float32)) for rows in batches]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in found]).astype(np.float32)
+
+
+def write(result: Evaluation, image_paths: tuple[str, ...], raw: Path, report: Path) -> None:
+    """metrics.json, the tables, gates.json, and the page."""
+    shutil.rmtree(report, ignore_errors=True)
+    files.write_json(report / "metrics.json", result.metrics)
+    files.write_json(report / "gates.json", result.gates)
+    files.write_csv(report / "per_class.csv", list(result.per_class[0]), (list(row.values()) for row in result.per_class))
+    table = ([label, *map(int, row)] for label, row in zip(result.classes, result.confusion, strict=True))
+    files.write_csv(report / "confusion_matrix.csv", ["actual \\ predicted", *result.classes], table)
+    predicted, confidence = result.predicted, result.probabilities.max(axis=1)
+    names = [[result.classes[number] for number in numbers] for numbers in (result.labels, predicted)]
+    rows = zip(image_paths, *names, (f"{value:.6f}" for value in confidence), strict=True)
+    files.write_csv(report / "predictions.csv", ["path", "actual", "predicted", "probability"], rows)
+    worst = _worst_mistakes(result)
+    pictures = page.thumbnails(raw, [image_paths[row] for row in worst])
+    mistakes = [
+        {
+            "path": image_paths[row],
+            "actual": names[0][row],
+            "predicted": names[1][row],
+            "probability": float(confidence[row]),
+        }
+        for row in worst
+    ]
+    content = {"result": result, "confusion": result.confusion.tolist(), "mistakes": mistakes, "pictures": pictures}
+    files.write_text(report / "index.html", page.render("evaluate.html", **content))
+
+
+def _worst_mistakes(result: Evaluation) -> list[int]:
+    """Wrong answers given with the most confidence first."""
+    wrong = np.flatnonzero(result.predicted != result.labels)
+    confidence = result.probabilities.max(axis=1)[wrong]
+    return [int(row) for row in wrong[np.lexsort((wrong, -confidence))][:NUM_WORST]]
+
+
+def main(log: journal.Journal) -> None:
+    from stages.shared import devices
+
+    params = load(paths.PARAMS)
+    log.write("setting", stage="evaluate", values=devices.set_up(params.train))
+    images = prepared.read(paths.PREPARED, "test")
+    result = evaluate(images.classes, images.labels, predict(paths.MODEL, images, params.train.batch_size), params.evaluate.gates)
+    write(result, images.image_paths, paths.RAW, paths.EVALUATE_REPORT)
+    log.metrics("evaluate", result.metrics)
+    log.metrics("evaluate", {f"recall/{row['label']}": row["recall"] for row in result.per_class})
+    metrics = result.metrics
+    log.say(f"test accuracy {metrics['accuracy']:.3f} ({metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f})")
+    for name, gate in result.gates.items():
+        if not gate["passed"]:
+            log.say(f"gate missed: {name} is {gate['value']:.3f}, wanted {gate}")
+
+
+if __name__ == "__main__":
+    journal.run_stage("evaluate", main)

@@ -1,0 +1,128 @@
+"""The augmentation policy as a pure function of (seed, epoch, draw), and the plan of which image is drawn how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.shared.params import AugmentParams
+
+# Streams of random numbers, so that no two uses share their draws.
+STREAM_ORDER, STREAM_REMAINDER, STREAM_AUGMENTATION = 0, 1, 2
+NUM_RANDOM_NUMBERS = 9
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How each image of a batch is changed.
+
+    ``transforms`` (n, 8) float32: projective transforms from output to input pixels, as ``keras.ops.image.affine_transform``
+    takes them. ``colours`` (n, 2) float32: contrast factor about mid-grey, then what is added, in grey levels (0 to 255).
+    """
+
+    transforms: NDArray[np.float32]
+    colours: NDArray[np.float32]
+
+
+def draw(policy: AugmentParams, epoch: int, draws: NDArray[np.int64], num_draws: int, size_px: int) -> Draws:
+    """The changes of the given ``draws`` (numbers below ``num_draws``) in ``epoch``; the same in any order and batch."""
+    generator = np.random.default_rng([policy.seed, epoch, STREAM_AUGMENTATION])
+    either_way = 2 * generator.random((num_draws, NUM_RANDOM_NUMBERS), dtype=np.float32)[draws] - 1
+    angle = np.deg2rad(policy.rotation_degrees) * either_way[:, 0]
+    shift_x, shift_y = (size_px * amount * either_way[:, i] for i, amount in ((1, policy.width_shift), (2, policy.height_shift)))
+    shear = policy.shear * either_way[:, 3]
+    scale_x, scale_y = (1 + policy.zoom * either_way[:, i] for i in (4, 5))
+    flip = np.where((either_way[:, 6] < 0) & policy.horizontal_flip, -1.0, 1.0)
+    # Output to input, about the centre: mirrored and scaled, then sheared, then turned, then shifted.
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b = cos * scale_x * flip, (cos * shear - sin) * scale_y
+    c, d = sin * scale_x * flip, (sin * shear + cos) * scale_y
+    centre = (size_px - 1) / 2
+    zeros = np.zeros_like(a)
+    rows = [
+        a,
+        b,
+        centre - a * centre - b * centre + shift_x,
+        c,
+        d,
+        centre - c * centre - d * centre + shift_y,
+        zeros,
+        zeros,
+    ]
+    colours = [1 + policy.contrast * either_way[:, 7], 255 * policy.brightness * either_way[:, 8]]
+    return Draws(np.stack(rows, axis=1).astype(np.float32), np.stack(colours, axis=1).astype(np.float32))
+
+
+def unchanged(num_images: int) -> Draws:
+    """Draws that leave images as they are."""
+    identity = np.array([1, 0, 0, 0, 1, 0, 0, 0], np.float32)
+    return Draws(np.tile(identity, (num_images, 1)), np.tile(np.array([1, 0], np.float32), (num_images, 1)))
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How often each class is drawn in an epoch, and what its images weigh in the loss."""
+
+    draws_per_class: tuple[int, ...]
+    class_weights: tuple[float, ...]
+
+    @property
+    def num_draws(self) -> int:
+        """Images an epoch."""
+        return sum(self.draws_per_class)
+
+
+def plan_sampling(class_counts: NDArray[np.int64], balancing: str) -> SamplingPlan:
+    """Balance by weight (n / (K · n_class), as scikit-learn's ``balanced``), or by drawing each class equally often."""
+    counts = [int(count) for count in class_counts]
+    wanted = {"oversample": max(counts), "undersample": min(counts)}.get(balancing)
+    weights = [sum(counts) / (len(counts) * count) if balancing == "class_weight" else 1.0 for count in counts]
+    return SamplingPlan(tuple(counts if wanted is None else [wanted] * len(counts)), tuple(weights))
+
+
+def epoch_rows(labels: NDArray[np.int64], plan: SamplingPlan, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training rows of an epoch in their order, and the number of each draw; both of shape (num_draws,).
+
+    Within an epoch each image of a class is drawn equally often, give or take one; who is drawn once more (or, when
+    undersampling, at all) changes with the epoch.
+    """
+    rows = []
+    for label, wanted in enumerate(plan.draws_per_class):
+        members = np.flatnonzero(labels == label)
+        whole, remainder = divmod(wanted, len(members))
+        extra = np.random.default_rng([seed, epoch, STREAM_REMAINDER, label]).permutation(members)[:remainder]
+        rows.append(np.concatenate([np.tile(members, whole), extra]))
+    order = np.random.default_rng([seed, epoch, STREAM_ORDER]).permutation(plan.num_draws)
+    return np.concatenate(rows)[order], order
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far a policy moves an image: shares of its side and area, means over draws."""
+
+    mean_displacement: float
+    max_displacement: float
+    mean_share_outside: float
+    mean_brightness_change: float
+    mean_contrast_change: float
+
+
+def measure_strength(policy: AugmentParams, size_px: int, num_draws: int = 1000) -> Strength:
+    """Where the pixels of a grid come from in ``num_draws`` variants; mirroring counts as no displacement."""
+    still = policy.model_copy(update={"horizontal_flip": False})
+    draws = draw(still, 0, np.arange(num_draws), num_draws, size_px)
+    axis = np.linspace(0, size_px - 1, 16, dtype=np.float32)
+    x, y = (values.ravel() for values in np.meshgrid(axis, axis))
+    matrix = draws.transforms[:, :6].reshape(-1, 2, 3)
+    source = matrix[:, :, :2] @ np.stack([x, y]) + matrix[:, :, 2:]
+    moved = np.hypot(source[:, 0] - x, source[:, 1] - y) / size_px
+    outside = ((source < -0.5) | (source > size_px - 0.5)).any(axis=1)
+    return Strength(
+        round(float(moved.mean()), 4),
+        round(float(moved.max()), 4),
+        round(float(outside.mean()), 4),
+        round(float(np.abs(draws.colours[:, 1]).mean()) / 255, 4),
+        round(float(np.abs(draws.colours[:, 0] - 1).mean()), 4),
+    )

@@ -1,0 +1,215 @@
+"""What a run leaves for its diagnosis: plain, versioned data without times or machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from stages.shared import files
+
+VERSION = 1
+
+
+def _read_number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _write_number(value: float) -> float | str:
+    return value if abs(value) < float("inf") else str(value)
+
+
+# JSON has no NaN and no infinity: they are written as the words "nan", "inf" and "-inf".
+Number = Annotated[float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json")]
+
+
+class Part(BaseModel):
+    """A piece of evidence; unknown fields of a later version are left aside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Setup(Part):
+    """What the training set out to do."""
+
+    num_classes: int
+    num_train: int
+    num_val: int
+    batch_size: int
+    steps_per_epoch: int
+    pretrained: bool
+    num_trainable: int
+    optimizer: str
+
+
+class Epoch(Part):
+    """One epoch; ``epoch`` counts from 0 within its phase (``head`` or ``fine-tune``)."""
+
+    phase: str
+    epoch: int
+    loss: Number
+    accuracy: Number
+    val_loss: Number
+    val_accuracy: Number
+    learning_rate: Number
+
+
+class Step(Part):
+    """A sampled step: the batch's running loss, and the median over weights of |change| / |weight| in this step."""
+
+    phase: str
+    epoch: int
+    step: int
+    loss: Number
+    update_ratio: Number
+
+
+class Probe(Part):
+    """The finished classifier on a fixed subset, treated in one way (names as in the diagnosis' probe table: A, A_augmented, V)."""
+
+    name: str
+    loss: Number
+    accuracy: Number
+    num_images: int
+
+
+class NonFinite(Part):
+    """Where the loss first was NaN or infinite."""
+
+    phase: str
+    epoch: int
+    step: int
+    loss: Number
+
+
+class TrainEvidence(Part):
+    """reports/train/evidence.json."""
+
+    version: int = VERSION
+    setup: Setup
+    epochs: tuple[Epoch, ...] = ()
+    steps: tuple[Step, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    non_finite: NonFinite | None = None
+
+
+class ClassResult(Part):
+    """Test figures of one class; ``predicted`` counts how often the class was answered."""
+
+    label: str
+    num_images: int
+    recall: float
+    predicted: int
+
+
+class EvaluateEvidence(Part):
+    """What the test says: each figure with its 95 % interval."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    macro_recall: float
+    macro_f1: float
+    classes: tuple[ClassResult, ...]
+    missed_gates: tuple[str, ...]
+
+
+class DataEvidence(Part):
+    """What validation says of the data."""
+
+    passed: bool
+    num_ok: int
+    num_quarantined: int
+    train_counts: dict[str, int]
+    failed_checks: tuple[str, ...]
+
+
+class AugmentEvidence(Part):
+    """How strong the augmentation is."""
+
+    mean_displacement: float
+    mean_share_outside: float
+    balancing: str
+
+
+class Failure(Part):
+    """How a run that failed ended."""
+
+    stage: str
+    kind: str
+    cause: str
+
+
+class Evidence(Part):
+    """All of it; a part that is absent was not reached."""
+
+    version: int = VERSION
+    data: DataEvidence | None = None
+    augment: AugmentEvidence | None = None
+    train: TrainEvidence | None = None
+    evaluate: EvaluateEvidence | None = None
+    failure: Failure | None = None
+
+
+def from_parts(parts: Iterable[tuple[str, dict[str, Any]]]) -> TrainEvidence | None:
+    """Put together the parts (name, values) that the collector handed out, whole or cut off anywhere."""
+    found: dict[str, list[Any]] = {"setup": [], "epoch": [], "step": [], "probe": [], "non_finite": []}
+    for name, values in parts:
+        found.setdefault(name, []).append(values)
+    if not found["setup"]:
+        return None
+    return TrainEvidence(
+        setup=found["setup"][-1],
+        epochs=tuple(found["epoch"]),
+        steps=tuple(found["step"]),
+        probes=tuple(found["probe"]),
+        non_finite=found["non_finite"][-1] if found["non_finite"] else None,
+    )
+
+
+def gather(reports: Path, train: TrainEvidence | None = None, failure: Failure | None = None) -> Evidence:
+    """The evidence that lies in ``reports``; ``train`` and ``failure`` come from the journal where a stage left no report."""
+    train_file = reports / "train/evidence.json"
+    if train is None and train_file.is_file():
+        train = TrainEvidence.model_validate_json(train_file.read_text(encoding="utf-8"))
+    return Evidence(
+        data=_data(reports / "validate/summary.json"),
+        augment=_augment(reports / "augment/summary.json"),
+        train=train,
+        evaluate=_evaluate(reports / "evaluate"),
+        failure=failure,
+    )
+
+
+def _data(path: Path) -> DataEvidence | None:
+    if not path.is_file():
+        return None
+    summary = files.read_json(path)
+    return DataEvidence(
+        passed=summary["passed"],
+        num_ok=summary["num_ok"],
+        num_quarantined=summary["num_quarantined"],
+        train_counts=summary["split_counts"].get("train", {}),
+        failed_checks=tuple(check["name"] for check in summary["checks"] if not check["passed"]),
+    )
+
+
+def _augment(path: Path) -> AugmentEvidence | None:
+    if not path.is_file():
+        return None
+    summary = files.read_json(path)
+    return AugmentEvidence(**summary["strength"], balancing=summary["policy"]["balancing"])
+
+
+def _evaluate(folder: Path) -> EvaluateEvidence | None:
+    if not (folder / "metrics.json").is_file():
+        return None
+    import csv
+
+    with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
+        classes = tuple(ClassResult.model_validate(row) for row in csv.DictReader(file))
+    gates = files.read_json(folder / "gates.json")
+    missed = tuple(f"{name} {gate['value']:.3f}" for name, gate in gates.items() if not gate["passed"])
+    return EvaluateEvidence(**files.read_json(folder / "metrics.json"), classes=classes, missed_gates=missed)

@@ -1,0 +1,112 @@
+"""MobileNetV2 as a classifier: built, wrapped for augmented training, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from stages.shared import files
+from stages.shared.errors import SourceError
+
+WEIGHTS_NAME = "weights.weights.h5"
+ARCHITECTURE_NAME = "architecture.json"
+BACKBONE_LAYER = "backbone"
+
+
+def build_classifier(num_classes: int, size_px: int, *, alpha: float, dropout: float, batchnorm_momentum: float, seed: int) -> Any:
+    """Images (n, size_px, size_px, 3), 0 to 255, to class probabilities (n, num_classes) float32.
+
+    The input range of the backbone is [-1, 1] (``keras.applications.mobilenet_v2.preprocess_input``). BatchNorm's own
+    momentum of 0.999 needs thousands of steps, so it is set on every layer.
+    """
+    backbone = keras.applications.MobileNetV2(
+        input_shape=(size_px, size_px, 3), alpha=alpha, include_top=False, weights=None, name=BACKBONE_LAYER
+    )
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = batchnorm_momentum
+    images = keras.Input((size_px, size_px, 3), name="image")
+    features = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1, name="input_range")(images))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(pooled)
+    probabilities = keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")(dropped)
+    return keras.Model(images, probabilities, name="classifier")
+
+
+def load_backbone(classifier: Any, folder: Path) -> bool:
+    """Load the frozen backbone's weights of ``folder``; False if it holds none.
+
+    Raises:
+        SourceError: if they are not those of this backbone (another alpha, a model with top).
+    """
+    name = files.read_json(folder / "backbone.json")["weights"]
+    if not name:
+        return False
+    try:
+        classifier.get_layer(BACKBONE_LAYER).load_weights(folder / name)
+    except (ValueError, KeyError, OSError) as error:
+        raise SourceError(
+            f"ingest.backbone_weights do not fit this MobileNetV2: {str(error).splitlines()[0]}\n"
+            "Expected the weights of keras.applications.MobileNetV2(include_top=False) with the alpha of train.alpha."
+        ) from error
+    return True
+
+
+@keras.saving.register_keras_serializable("flight")
+class Augmentation(keras.layers.Layer):  # type: ignore[misc]
+    """Apply one projective warp and one colour change to each image, in training only.
+
+    Call with images (n, size, size, 3) in 0 to 255, transforms (n, 8) and colours (n, 2) as in
+    ``stages.shared.augmentation.Draws``; returns float32 images in 0 to 255.
+    """
+
+    def __init__(self, fill_mode: str, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.fill_mode = fill_mode
+
+    def call(self, images: Any, transforms: Any, colours: Any, training: bool = False) -> Any:
+        images = keras.ops.cast(images, "float32")
+        if not training:
+            return images
+        warped = keras.ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=self.fill_mode)
+        contrast, added = colours[:, 0][:, None, None, None], colours[:, 1][:, None, None, None]
+        return keras.ops.clip((warped - 127.5) * contrast + 127.5 + added, 0.0, 255.0)
+
+
+def wrap_for_training(classifier: Any, fill_mode: str) -> Any:
+    """The classifier behind its augmentation; inputs are a dict of image, transforms and colours."""
+    size_px = classifier.input_shape[1]
+    inputs = {
+        "image": keras.Input((size_px, size_px, 3), dtype="uint8", name="image"),
+        "transforms": keras.Input((8,), name="transforms"),
+        "colours": keras.Input((2,), name="colours"),
+    }
+    changed = Augmentation(fill_mode, name="augmentation")(inputs["image"], inputs["transforms"], inputs["colours"])
+    return keras.Model(inputs, classifier(changed), name="training")
+
+
+def unfreeze(classifier: Any, fraction: float, *, batchnorm_training: bool) -> None:
+    """Make the last ``fraction`` of the backbone's layers trainable; BatchNorm layers only if they are to be in training mode."""
+    layers = classifier.get_layer(BACKBONE_LAYER).layers
+    first = len(layers) - round(fraction * len(layers))
+    classifier.get_layer(BACKBONE_LAYER).trainable = True
+    for position, layer in enumerate(layers):
+        is_batchnorm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = position >= first and (batchnorm_training or not is_batchnorm)
+
+
+def save(classifier: Any, folder: Path) -> None:
+    """Weights and architecture in files with stable bytes (a .keras archive holds its date)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier.save_weights(folder / WEIGHTS_NAME)
+    files.write_json(folder / ARCHITECTURE_NAME, json.loads(classifier.to_json()))
+
+
+def load(folder: Path) -> Any:
+    """The classifier as saved."""
+    classifier = keras.models.model_from_json((folder / ARCHITECTURE_NAME).read_text(encoding="utf-8"))
+    classifier.load_weights(folder / WEIGHTS_NAME)
+    return classifier

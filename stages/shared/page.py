@@ -1,0 +1,49 @@
+"""Self-contained HTML pages: templates, thumbnails and charts, everything inline and escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.shared import images
+
+TEMPLATES = Path(__file__).parent / "pages"
+MAX_THUMBNAILS = 24
+THUMBNAIL_SIZE_PX = 96
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a template of ``stages/shared/pages``; every value is escaped, an unknown name is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["points"] = chart_points
+    return environment.get_template(template).render(**content)
+
+
+def thumbnails(raw: Path, image_paths: Sequence[str]) -> dict[str, str]:
+    """Path → data URI of a small picture; files that cannot be decoded have none."""
+    pictures = {}
+    for path in image_paths:
+        try:
+            content = images.thumbnail(raw / path, THUMBNAIL_SIZE_PX)
+        except (OSError, ValueError, SyntaxError):
+            continue
+        pictures[path] = "data:image/webp;base64," + base64.b64encode(content).decode()
+    return pictures
+
+
+def chart_points(values: Sequence[float | None], low: float, high: float, width: float, height: float) -> str:
+    """The ``points`` of an SVG polyline for values at equal distances; values that are missing or not finite are left out."""
+    step = width / max(len(values) - 1, 1)
+    span = (high - low) or 1.0
+    finite = [(i, value) for i, value in enumerate(values) if value is not None and low <= value <= high]
+    return " ".join(f"{i * step:.1f},{height - (value - low) / span * height:.1f}" for i, value in finite)

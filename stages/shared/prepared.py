@@ -1,0 +1,89 @@
+"""data/prepared: the images of each split as uint8 arrays in shards, with an index of labels and paths."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from stages.shared import files
+from stages.shared.images import load_square
+
+# Small enough to copy and cache with ease, large enough that a data set of a million images has few files.
+SHARD_BYTES = 256_000_000
+BLOCK_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A split: ``labels`` (n,) int64 index ``classes``; images are memory-mapped and read by ``gather``."""
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    image_paths: tuple[str, ...]
+    size_px: int
+    shards: tuple[NDArray[np.uint8], ...]
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of ``rows`` in that order, (len(rows), size_px, size_px, 3)."""
+        images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
+        per_shard = len(self.shards[0]) if self.shards else 1
+        for number in np.unique(rows // per_shard):
+            here = rows // per_shard == number
+            images[here] = self.shards[number][rows[here] % per_shard]
+        return images
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Images a class, (num_classes,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+
+def write(split: pd.DataFrame, classes: Sequence[str], raw: Path, size_px: int, folder: Path) -> None:
+    """Decode and resize the images of ``split`` (manifest rows) in parallel, block by block, with a progress bar."""
+    folder.mkdir(parents=True)
+    per_shard = max(1, SHARD_BYTES // (size_px * size_px * 3))
+    image_paths = list(split["path"])
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(image_paths), desc=folder.name, unit=" images", mininterval=1) as bar,
+    ):
+        for number, start in enumerate(range(0, len(image_paths), per_shard)):
+            members = image_paths[start : start + per_shard]
+            shape = (len(members), size_px, size_px, 3)
+            shard = np.lib.format.open_memmap(folder / f"images-{number:05d}.npy", mode="w+", dtype=np.uint8, shape=shape)
+            for block in _blocks(len(members)):
+                decoded = pool.map(lambda path: load_square(raw / path, size_px), members[block])
+                for offset, image in enumerate(decoded):
+                    shard[block.start + offset] = image
+                    bar.update()
+            shard.flush()
+    position = {label: number for number, label in enumerate(classes)}
+    np.save(folder / "labels.npy", np.array([position[label] for label in split["label"]], np.int64))
+    files.write_text(folder / "paths.json", json.dumps(image_paths, ensure_ascii=False, indent=0) + "\n")
+
+
+def _blocks(num_images: int) -> Iterator[slice]:
+    for start in range(0, num_images, BLOCK_IMAGES):
+        yield slice(start, min(start + BLOCK_IMAGES, num_images))
+
+
+def read(prepared: Path, split: str) -> Prepared:
+    """Open a split for reading; the images stay on disk."""
+    description = files.read_json(prepared / "prepared.json")
+    folder = prepared / split
+    shards = tuple(np.load(path, mmap_mode="r") for path in sorted(folder.glob("images-*.npy")))
+    return Prepared(
+        tuple(description["classes"]),
+        np.load(folder / "labels.npy"),
+        tuple(files.read_json(folder / "paths.json")),
+        int(description["image_size_px"]),
+        shards,
+    )

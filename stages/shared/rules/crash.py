@@ -1,0 +1,57 @@
+"""Rules about runs that ended before their time."""
+
+from __future__ import annotations
+
+from stages.shared.evidence import Evidence
+from stages.shared.params import Params
+from stages.shared.rules.outcome import Finding, Missing, change
+
+
+def data_rejected(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Validation refused the data: training on it would be impossible or meaningless."""
+    if evidence.data is None:
+        return Missing("the summary of validate")
+    if evidence.data.passed:
+        return None
+    failed = ", ".join(evidence.data.failed_checks)
+    return Finding(
+        fault="data-rejected",
+        score=1.0,
+        severity="critical",
+        evidence={
+            "num_ok": evidence.data.num_ok,
+            "num_quarantined": evidence.data.num_quarantined,
+            "failed_checks": failed,
+        },
+        explanation=f"validation refused the data ({failed}).",
+        fix=({"action": "mend or remove the images listed in reports/validate/index.html, or correct ingest.source"},),
+    )
+
+
+def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The process asked for more memory than there was."""
+    if evidence.failure is None or evidence.failure.kind != "out-of-memory":
+        return None
+    batch_size = params.train.batch_size if params else 2
+    return Finding(
+        fault="out-of-memory",
+        score=1.0,
+        severity="critical",
+        evidence={"stage": evidence.failure.stage, "cause": evidence.failure.cause},
+        explanation=f"{evidence.failure.stage} ran out of memory: {evidence.failure.cause}",
+        fix=(change(params, "train.batch_size", max(1, batch_size // 2)),),
+    )
+
+
+def interrupted(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """A signal or a lost machine ended the run, not its own doing."""
+    if evidence.failure is None or evidence.failure.kind not in ("killed", "terminated", "interrupted", "lost"):
+        return None
+    return Finding(
+        fault="interrupted",
+        score=1.0,
+        severity="warning",
+        evidence={"stage": evidence.failure.stage, "kind": evidence.failure.kind, "cause": evidence.failure.cause},
+        explanation=f"{evidence.failure.stage} was ended from outside: {evidence.failure.cause}",
+        fix=({"action": "run it again: dvc repro"},),
+    )

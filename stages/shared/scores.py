@@ -1,0 +1,42 @@
+"""Figures of a classification, and their 95 % intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+METRICS = ("accuracy", "macro_recall", "macro_f1", "expected_calibration_error")
+NUM_BINS = 15  # Guo et al., 'On Calibration of Modern Neural Networks', 2017
+NUM_RESAMPLES = 1000
+RESAMPLING_SEED = 0
+PERCENTILES = (2.5, 97.5)
+
+
+def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Counts (actual, predicted), (num_classes, num_classes)."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def score(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, float]:
+    """Accuracy, macro recall, macro F1 (over classes that occur), and expected calibration error (15 bins)."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    confusion = confusion_matrix(labels, predicted, probabilities.shape[1])
+    actual, answered, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    occurs = actual > 0
+    correct = predicted == labels
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=correct, minlength=NUM_BINS) - np.bincount(bins, weights=confidence, minlength=NUM_BINS)
+    return {
+        "accuracy": float(correct.mean()),
+        "macro_recall": float((hits[occurs] / actual[occurs]).mean()),
+        "macro_f1": float((2 * hits[occurs] / (actual + answered)[occurs]).mean()),
+        "expected_calibration_error": float(np.abs(gaps).sum() / len(labels)),
+    }
+
+
+def interval(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> dict[str, tuple[float, float]]:
+    """Each metric's 95 % percentile interval over NUM_RESAMPLES seeded bootstrap samples of images (Efron, 1979)."""
+    generator = np.random.default_rng(RESAMPLING_SEED)
+    samples = [score(labels[rows], probabilities[rows]) for rows in generator.integers(0, len(labels), (NUM_RESAMPLES, len(labels)))]
+    bounds = {name: np.percentile([sample[name] for sample in samples], PERCENTILES) for name in METRICS}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

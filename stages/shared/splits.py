@@ -1,0 +1,41 @@
+"""Which image is trained on, validated on, tested on: stratified, seeded, duplicates together."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+
+SPLITS = ("train", "val", "test")
+
+
+def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series[str]:
+    """The split of each row of ``table`` (columns label, group, given_split; "" where none was given).
+
+    Given splits are kept. Where a split was given to no image at all, its fraction is taken from the images that no
+    other evaluation split claims, class by class and whole groups at a time, in an order that depends on the seed and
+    the group's content alone. ``table`` also holds ``sha256``.
+    """
+    split = table["given_split"].copy()
+    free = split.isin(["", "train"])
+    for name, fraction in fractions.items():
+        if (table["given_split"] == name).any():
+            continue
+        for _, members in table[free].groupby("label", sort=True):
+            ordered = members.assign(draw=_draws(members, seed)).sort_values(["draw", "group"])
+            wanted = round(fraction * len(table[(table["label"] == members["label"].iloc[0])]))
+            sizes = ordered.groupby("draw", sort=True).size().cumsum()
+            chosen = sizes.index[sizes <= wanted]
+            split[ordered.index[ordered["draw"].isin(chosen)]] = name
+        free = split.isin(["", "train"])
+    split[free] = "train"
+    # A group that spans classes follows its first member.
+    first = split.groupby(table["group"]).transform("first")
+    undecided = ~table["given_split"].isin(SPLITS)
+    return split.where(~undecided, first)
+
+
+def _draws(members: pd.DataFrame, seed: int) -> pd.Series[str]:
+    """A number for each group that no other image's coming or going changes."""
+    content = members.groupby("group")["sha256"].transform("min")
+    return content.map(lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest())
