@@ -1,0 +1,116 @@
+"""``flight``: parse, load, call a pure function, print, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stages.flight.runs import answers
+from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
+
+NOTHING_WRONG, FINDING, WRONG_USAGE = 0, 1, 2
+COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 nothing wrong, 1 a finding, 2 wrong usage or an unknown run."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except UnknownRunError as error:
+        sys.stderr.write(f"flight: {error}\n")
+        return WRONG_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flight", description="What was recorded of the pipeline's runs, and why one failed.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    runs = commands.add_parser("runs", help="the recorded runs, newest first")
+    runs.add_argument("--limit", type=_positive, default=20, metavar="N", help="how many to show (default 20)")
+    runs.set_defaults(command=show_runs)
+    why = commands.add_parser("why", help="verdict, evidence and fix of a run; exit code 1 for any verdict but healthy")
+    why.add_argument("run", nargs="?", default="latest", metavar="RUN", help="id, prefix, name, latest, latest~1 or best (default latest)")
+    why.set_defaults(command=show_why)
+    for command in (runs, why):
+        command.add_argument("--json", action="store_true", help="one JSON value on standard output")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    return number
+
+
+def show_runs(options: argparse.Namespace) -> int:
+    """`flight runs`."""
+    rows = answers.runs(load_all(find_root(Path.cwd())), options.limit)
+    if options.json:
+        _print_json(rows)
+        return NOTHING_WRONG
+    if not rows:
+        sys.stderr.write("No run has been recorded yet. Type: dvc repro\n")
+        return NOTHING_WRONG
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "name", "status", "verdict", "accuracy", "changed"):
+        table.add_column(column, no_wrap=column == "run", justify="right" if column == "accuracy" else "left")
+    for row in rows:
+        name = "" if row["name"] == row["id"] else row["name"]
+        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+        status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
+        changed = ", ".join(f"{change['param']} {change['from']} → {change['to']}" for change in row["changed"])
+        table.add_row(row["id"], escape(name), status, row["verdict"] or "", accuracy, escape(changed))
+    _console().print(table)
+    return NOTHING_WRONG
+
+
+def show_why(options: argparse.Namespace) -> int:
+    """`flight why`."""
+    answer = answers.why(find(load_all(find_root(Path.cwd())), options.run))
+    if options.json:
+        _print_json(answer)
+    else:
+        _print_why(answer)
+    return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
+
+
+def _print_why(answer: dict[str, Any]) -> None:
+    console = _console()
+    console.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
+    console.print(f"run {answer['run_id']}, [{COLOURS[answer['status']]}]{answer['status']}[/]", highlight=False)
+    if answer["failure"]:
+        failure = answer["failure"]
+        console.print(f"failed in {failure['stage']} ({failure['kind']}): {escape(failure['cause'])}", highlight=False)
+    for finding in answer["findings"]:
+        console.print(f"\n[bold]{finding['fault']}[/] (score {finding['score']:.2f}): {escape(finding['explanation'])}", highlight=False)
+        for name, value in finding["evidence"].items():
+            console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", highlight=False)
+        for fix in finding["fix"]:
+            told = f"{fix['param']} {fix['from']} → {fix['to']}:  {fix['command']}" if "command" in fix else fix["action"]
+            console.print(f"  fix: {escape(told)}", highlight=False)
+    console.print(f"\nlooked for and not found: {', '.join(answer['silent']) or 'nothing'}", style="dim", highlight=False)
+    for fault, signal in answer["not_applicable"].items():
+        console.print(f"could not look for {fault}: it needs {signal}", style="dim", highlight=False)
+    if answer["page"]:
+        console.print(f"page: {answer['page']}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _console() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Every metric, tag and artifact name in MLflow, once."""
+
+from __future__ import annotations
+
+DEFAULT_EXPERIMENT = "flight-recorder"
+
+TAG_FLIGHT_ID = "flight.id"
+TAG_VERDICT = "verdict"
+TAG_FAILURE_STAGE = "failure.stage"
+TAG_FAILURE_KIND = "failure.kind"
+TAG_GIT_DIRTY = "git.dirty"
+TAG_DATA_VERSION = "data.version"
+TAG_HEARTBEAT = "heartbeat"
+TAG_CODE_REF = "code.ref"
+TAG_GATES = "gates"
+TAG_DVC_EXPERIMENT = "dvc.experiment"
+TAG_DESCRIPTION = "mlflow.note.content"
+TAG_RUN_NAME = "mlflow.runName"
+TAG_GIT_COMMIT = "mlflow.source.git.commit"
+TAG_SOURCE = "mlflow.source.name"
+TAG_USER = "mlflow.user"
+
+ARTIFACT_REPORTS = "reports"
+ARTIFACT_RECORD = "record"
+MODEL_NAME = "model"
+
+
+def stage_tag(stage: str) -> str:
+    """The tag that tells what became of a stage: ran, failed, cached, not-reached."""
+    return f"stage.{stage}"
+
+
+def metric(stage: str, name: str) -> str:
+    """MLflow groups charts by the part before the slash."""
+    return f"{stage}/{name}"

@@ -1,0 +1,154 @@
+"""The recorder: a detached process that follows one run's journal, ends orphans, and closes the run when dvc is gone.
+
+It can be killed at any time: started again on the same folder, it goes on from what the journal holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stages.flight.record import capture, journal, recorder_process
+from stages.flight.record.closing import close, diagnose, keep_reports
+from stages.flight.record.session import Identity
+from stages.flight.runs import run as runs
+
+POLL_S = 0.2
+SYSTEM_SAMPLE_S = 10.0
+# How long a stage may take to end after SIGTERM, before SIGKILL.
+GRACE_S = 10.0
+SHIP_S = 1.0
+# A server that does not answer after the run's end is tried this often; `flight sync` ships the rest.
+MAX_FAILURES_AFTER_END = 3
+
+
+class Recorder:
+    """Follows the journal in ``folder`` from its beginning."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = journal.Journal(folder)
+        self.records, self._offset = journal.read(folder / journal.FILE_NAME)
+        opening = self.records[0]
+        self.anchor = Identity(**opening["anchor"])
+        self.workspace = Path(opening["workspace"])
+        self._handled = 0
+        self._next_sample = 0.0
+
+    def follow(self) -> None:
+        """Return when the anchor is gone and no stage is left."""
+        while True:
+            self._read()
+            running = runs.running_stage(self.records)
+            anchor_is_gone = self.anchor.process() is None
+            if running is not None and (anchor_is_gone or not _launcher(running).process()):
+                cause = "dvc ended while the stage was running" if anchor_is_gone else "the launcher of the stage was killed"
+                self._end_orphan(running, cause)
+            elif anchor_is_gone:
+                return
+            self._sample_system(running)
+            time.sleep(POLL_S)
+
+    def _read(self) -> None:
+        fresh, self._offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
+        self.records.extend(fresh)
+        for record in self.records[self._handled :]:
+            if record["type"] == "stage-end":
+                keep_reports(self.workspace, self.folder, record["stage"])
+                if runs.failure(self.records) is not None:
+                    # What an earlier run diagnosed must not be read as this run's.
+                    shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
+                    diagnose(self.records, self.folder)
+        self._handled = len(self.records)
+
+    def _end_orphan(self, running: dict[str, Any], cause: str) -> None:
+        """SIGTERM to the launcher, which passes it on and records the end; without one, to the stage; SIGKILL after GRACE_S."""
+        launcher, stage = _launcher(running).process(), Identity(**running["process"]).process()
+        if launcher is None and stage is None:
+            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=None, seconds=None, cause=cause, kind="lost")
+            return
+        self.log.write("orphan", stage=running["stage"], cause=cause)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if launcher is not None and number == signal.SIGTERM:
+                _signal(launcher, number)
+            elif stage is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(stage.pid, number)
+            living = psutil.wait_procs([process for process in (launcher, stage) if process is not None], timeout=GRACE_S)[1]
+            if not living:
+                break
+        self._read()
+        if runs.running_stage(self.records) is not None:
+            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=int(number), seconds=None, cause=cause)
+
+    def _sample_system(self, running: dict[str, Any] | None) -> None:
+        if running is None or time.monotonic() < self._next_sample:
+            return
+        self._next_sample = time.monotonic() + SYSTEM_SAMPLE_S
+        values = {"cpu_percent": psutil.cpu_percent(), "memory_percent": psutil.virtual_memory().percent}
+        stage = Identity(**running["process"]).process()
+        with contextlib.suppress(psutil.Error):
+            if stage is not None:
+                values["stage_memory_bytes"] = float(stage.memory_info().rss)
+        self.log.metrics("system", values, step=sum(1 for record in self.records if record.get("stage") == "system"))
+
+
+def _launcher(running: dict[str, Any]) -> Identity:
+    return Identity(**running["launcher"])
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        process.send_signal(number)
+
+
+def _ship(folder: Path, ended: threading.Event) -> None:
+    """Ship what the journal has, again and again until its end is shipped; a server's failure is only waited out."""
+    from stages.flight.record.mlflow_store import Store, StoreError
+
+    failures = 0
+    store = Store(folder)
+    while not (ended.is_set() and failures >= MAX_FAILURES_AFTER_END):
+        try:
+            if store.ship():
+                return
+            failures = 0
+        except StoreError as error:
+            failures += 1
+            sys.stderr.write(f"MLflow: {error}\n")
+        ended.wait(SHIP_S * 2**failures if failures else SHIP_S)
+        if ended.is_set() and failures:
+            time.sleep(SHIP_S)
+
+
+def main() -> int:
+    """Record the run in the folder given; another recorder at work makes this one leave at once."""
+    folder = Path(sys.argv[1])
+    with recorder_process.lock(folder) as mine:
+        if not mine:
+            return 0
+        recorder = Recorder(folder)
+        ended = threading.Event()
+        shipping = threading.Thread(target=_ship, args=(folder, ended), daemon=True)
+        shipping.start()
+        if not any(record.get("part") == "environment" for record in recorder.records):
+            recorder.log.write("capture", **capture.environment())
+        if runs.end(recorder.records) is None:
+            recorder.follow()
+            close(recorder.records, recorder.workspace, folder, recorder.log)
+        ended.set()
+        shipping.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Which run a stage belongs to: one run for one ``dvc`` process, found by walking up from the launcher."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RECORDS_FOLDER = ".flight"
+# Clock corrections move the creation time that the system reports for the same process.
+SAME_PROCESS_TOLERANCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process: its number alone is used again by others."""
+
+    pid: int
+    create_time: float
+
+    def process(self) -> psutil.Process | None:
+        """The live process, or None if it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.create_time) < SAME_PROCESS_TOLERANCE_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values for the journal."""
+        return {"pid": self.pid, "create_time": self.create_time}
+
+
+@dataclass(frozen=True)
+class Session:
+    """The run's folder, and whether this process made it."""
+
+    folder: Path
+    anchor: Identity
+    command: list[str]
+    is_new: bool
+
+
+def identity(process: psutil.Process) -> Identity:
+    """The identity of a live process."""
+    return Identity(process.pid, process.create_time())
+
+
+def records_root() -> Path:
+    """The repository whose ``.flight`` holds the records; of a temporary experiment folder it is the parent repository."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def join() -> Session:
+    """Find or open the run of the nearest ``dvc`` above this process; without one, a run of this process alone."""
+    anchor = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), psutil.Process())
+    records = records_root() / RECORDS_FOLDER
+    key = f"{anchor.pid}\0{os.environ.get('DVC_EXP_NAME', '')}\0{os.environ.get('FLIGHT_RUN_ID', '')}"
+    pointer = records / "sessions" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    known = _read_pointer(pointer)
+    if known is not None and abs(known["create_time"] - anchor.create_time()) < SAME_PROCESS_TOLERANCE_S:
+        return Session(records / "runs" / known["run"], identity(anchor), anchor.cmdline(), is_new=False)
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    folder = records / "runs" / run_id
+    folder.mkdir(parents=True)
+    pointer.parent.mkdir(exist_ok=True)
+    beside = pointer.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps({"create_time": anchor.create_time(), "run": run_id}))
+    beside.replace(pointer)
+    return Session(folder, identity(anchor), anchor.cmdline(), is_new=True)
+
+
+def _read_pointer(pointer: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        known = json.loads(pointer.read_text())
+        return {"create_time": float(known["create_time"]), "run": str(known["run"])}
+    return None
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()[:3]  # `dvc …`, `python …/bin/dvc …`, `python -m dvc …`
+        return any(Path(word).name in ("dvc", "dvc.exe") for word in words)
+    return False

@@ -1,0 +1,50 @@
+"""What a stage writes to standard error, passed on without TensorFlow's start-up notes; the last lines are kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import deque
+
+# TensorFlow 2.21 prints these whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow/tensorflow#100442): level, date, thread, file.cc:line].
+NOTE = re.compile(
+    rb"^(?:[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./]+\.cc:\d+\]|WARNING: All log messages before absl::InitializeLog|To enable the following instructions:)"
+)
+# A line that may yet become a note is held back until it is whole or longer than this.
+LONGEST_START = 80
+KEPT_LINES = 40
+
+
+class StageStderr:
+    """The writing end for the stage, and a thread that passes on what comes until every writer has closed it."""
+
+    def __init__(self) -> None:
+        reading, self.writing_end = os.pipe()
+        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._thread = threading.Thread(target=self._pass_on, args=(reading,), daemon=True)
+        self._thread.start()
+
+    def finish(self, timeout_s: float) -> str:
+        """Close our writing end, wait for what is still to come, and return the last lines (notes included)."""
+        os.close(self.writing_end)
+        self._thread.join(timeout_s)
+        return b"\n".join(self._lines).decode("utf-8", "replace")
+
+    def _pass_on(self, reading: int) -> None:
+        held = b""
+        at_line_start = True
+        while chunk := os.read(reading, 1 << 16):
+            *lines, rest = (held + chunk).split(b"\n")
+            for line in lines:
+                if not (at_line_start and NOTE.match(line)):
+                    os.write(2, line + b"\n")
+                self._lines.append(line.rsplit(b"\r", 1)[-1])
+                at_line_start = True
+            may_become_note = at_line_start and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T")
+            is_note = at_line_start and NOTE.match(rest)
+            held = rest if may_become_note or is_note else b""
+            if rest and not held:
+                os.write(2, rest)
+                at_line_start = False
+        os.write(2, held)

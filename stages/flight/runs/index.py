@@ -1,0 +1,82 @@
+"""All recorded runs of a repository, and the finding of one by what a person types."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages.flight.record import recorder_process
+from stages.flight.record.session import RECORDS_FOLDER
+from stages.flight.runs.run import Run, from_folder
+
+CLOSING_TIMEOUT_S = 30.0
+
+
+class UnknownRunError(Exception):
+    """No recorded run, or several, have the name given."""
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder upwards that holds records; ``start`` itself if there is none."""
+    return next((folder for folder in (start, *start.parents) if (folder / RECORDS_FOLDER).is_dir()), start)
+
+
+def load_all(root: Path) -> list[Run]:
+    """Every run, newest first; runs whose processes died are closed before."""
+    folders = sorted((root / RECORDS_FOLDER / "runs").glob("*/"))
+    runs = [run for folder in folders if (run := from_folder(folder)) is not None]
+    unfinished = [run for run in runs if run.ended is None and not _is_live(run)]
+    for run in unfinished:
+        recorder_process.ensure(run.folder)
+    deadline = time.monotonic() + CLOSING_TIMEOUT_S
+    while unfinished and time.monotonic() < deadline:
+        time.sleep(0.1)
+        unfinished = [run for run in unfinished if (closed := from_folder(run.folder)) and closed.ended is None]
+    found = [run for folder in folders if (run := from_folder(folder)) is not None]
+    return sorted(found, key=lambda run: (run.started, run.id), reverse=True)
+
+
+def _is_live(run: Run) -> bool:
+    from stages.flight.record import journal
+    from stages.flight.record.session import Identity
+
+    records, _ = journal.read(run.folder / journal.FILE_NAME)
+    return Identity(**records[0]["anchor"]).process() is not None
+
+
+def find(runs: Sequence[Run], name: str) -> Run:
+    """A run by id, MLflow id, unique prefix of either, run name, ``latest``, ``latest~N`` or ``best``.
+
+    Raises:
+        UnknownRunError: naming the nearest ones.
+    """
+    if not runs:
+        raise UnknownRunError("no run has been recorded yet. Type: dvc repro")
+    if name == "best":
+        scored = [run for run in runs if "evaluate/macro_f1" in run.metrics]
+        if not scored:
+            raise UnknownRunError("no run has been evaluated yet, so none is best. Type: flight runs")
+        return max(scored, key=lambda run: run.metrics["evaluate/macro_f1"])
+    back = _steps_back(name)
+    if back is not None:
+        if back >= len(runs):
+            raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(runs)}. Type: flight runs")
+        return runs[back]
+    exact = [run for run in runs if name in (run.id, run.name, run.mlflow_run_id)]
+    matches = exact or [run for run in runs if run.id.startswith(name) or (run.mlflow_run_id or "").startswith(name)]
+    if len(matches) == 1 or (exact and len({run.id for run in exact}) == 1):
+        return matches[0]
+    if matches:
+        raise UnknownRunError(f"'{name}' fits {len(matches)} runs: {', '.join(run.id for run in matches[:5])}. Give more of the id.")
+    known = [*(run.id for run in runs), *(run.name for run in runs)]
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or [runs[0].id]
+    raise UnknownRunError(f"no run is called '{name}'. Nearest: {', '.join(dict.fromkeys(nearest))}. Type: flight runs")
+
+
+def _steps_back(name: str) -> int | None:
+    if name == "latest":
+        return 0
+    number = name.removeprefix("latest~")
+    return int(number) if number != name and number.isascii() and number.isdigit() else None
