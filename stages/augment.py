@@ -76,7 +76,8 @@ def _apply(image: NDArray[np.uint8], draws: Draws, number: int, fill_mode: str) 
         (size_px, size_px), Image.Transform.AFFINE, (a, b, shift[0], d, e, shift[1]), Image.Resampling.BILINEAR
     )
     contrast, added = draws.colours[number]
-    return np.clip((np.asarray(warped, np.float32) - 127.5) * contrast + 127.5 + added, 0, 255).astype(np.uint8)
+    changed = (np.asarray(warped, np.float32) - 127.5) * contrast + 127.5 + added
+    return np.asarray(np.clip(changed, 0, 255), np.uint8)
 
 
 def write(result: Augmentation, pictures: list[list[NDArray[np.uint8]]], folder: Path, report: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.flight.record import journal
 from stages.shared import files, page, paths, prepared
-from stages.shared.params import Gate, load
+from stages.shared.params import Gate, GateMetric, load
 from stages.shared.scores import METRICS, confusion_matrix, interval, score
 
 NUM_WORST = 24
@@ -33,10 +34,12 @@ class Evaluation:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The likeliest class of each image."""
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1))
 
 
-def evaluate(classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], gates: dict[str, Gate]) -> Evaluation:
+def evaluate(
+    classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], gates: Mapping[GateMetric, Gate]
+) -> Evaluation:
     """All figures of a test; 95 % intervals are percentiles of a seeded bootstrap over images."""
     values = score(labels, probabilities)
     metrics: dict[str, float] = {}
@@ -65,7 +68,7 @@ def _per_class(classes: tuple[str, ...], confusion: NDArray[np.int64]) -> list[d
     ]
 
 
-def _judge_gates(gates: dict[str, Gate], values: dict[str, float]) -> dict[str, dict[str, Any]]:
+def _judge_gates(gates: Mapping[GateMetric, Gate], values: dict[str, float]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "value": round(values[name], 6),

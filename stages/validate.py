@@ -98,13 +98,14 @@ def _with_duplicates(table: pd.DataFrame, distance: int) -> pd.DataFrame:
     readable = np.flatnonzero(~undecodable)
     equal = readable[duplicates.equal_pairs(table["sha256"].to_numpy(object)[readable])]
     table["group"] = duplicates.groups(np.concatenate([near, equal]), len(table))
-    for pairs in (equal, near):
-        for first, second in pairs:
-            same_bytes = table["sha256"].iat[first] == table["sha256"].iat[second]
-            conflict = same_bytes and table["label"].iat[first] != table["label"].iat[second]
-            name = "conflicting-labels" if conflict else "exact-duplicate" if same_bytes else "near-duplicate"
-            for row in (first, second):
-                table.at[row, "issues"] = sorted({*table.at[row, "issues"], name})
+    labels, issues = list(table["label"]), [set(found) for found in table["issues"]]
+    for first, second in equal:
+        name = "exact-duplicate" if labels[first] == labels[second] else "conflicting-labels"
+        for row in (first, second):
+            issues[row].add(name)
+    for row in near.ravel():
+        issues[row].add("near-duplicate")
+    table["issues"] = [sorted(found) for found in issues]
     return table
 
 

@@ -197,10 +197,7 @@ def cosine_hashes(image: Image.Image) -> Bits:
 
 def are_near(first: Image.Image, second: Image.Image) -> bool:
     """Tell whether every hash variant differs by at most ``NEAR_DISTANCE`` bits."""
-    for hashes in (difference_hashes, cosine_hashes):
-        if int((hashes(first) ^ hashes(second)).sum(axis=1).max()) > NEAR_DISTANCE:
-            return False
-    return True
+    return all(int((hashes(first) ^ hashes(second)).sum(axis=1).max()) <= NEAR_DISTANCE for hashes in (difference_hashes, cosine_hashes))
 
 
 # --- building the archive -----------------------------------------------------------------------------------------
@@ -243,10 +240,7 @@ class Sample:
         for original in self._clean[name]:
             with Image.open(io.BytesIO(self.files[original])) as opened:
                 photo = opened.convert("L")
-            if scale is None:
-                data = to_jpeg(photo, NEAR_JPEG_QUALITY)
-            else:
-                data = to_png(photo.resize((scale[0], scale[0]), scale[1]))
+            data = to_jpeg(photo, NEAR_JPEG_QUALITY) if scale is None else to_png(photo.resize((scale[0], scale[0]), scale[1]))
             with Image.open(io.BytesIO(data)) as copy:
                 near = are_near(photo, copy)
             if near:

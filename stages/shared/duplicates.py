@@ -32,7 +32,7 @@ def near_pairs(dhash: NDArray[np.uint64], phash: NDArray[np.uint64], distance: i
 
 
 def _distance(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    return np.bitwise_count(first ^ second)
+    return np.asarray(np.bitwise_count(first ^ second))
 
 
 def equal_pairs(values: NDArray[np.object_]) -> NDArray[np.int64]:
@@ -49,4 +49,4 @@ def groups(pairs: NDArray[np.int64], num_images: int) -> NDArray[np.int64]:
     _, component = connected_components(graph, directed=False)
     smallest = np.full(component.max() + 1 if num_images else 0, num_images)
     np.minimum.at(smallest, component, np.arange(num_images))
-    return smallest[component].astype(np.int64)
+    return np.asarray(smallest[component], np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
 EXTENSIONS = {
@@ -57,7 +57,7 @@ def examine(path: Path) -> ImageFacts:
         return ImageFacts(0, digest, ("empty",))
     try:
         image = _open(content)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return ImageFacts(len(content), digest, ("not-an-image",))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ImageFacts(len(content), digest, ("unreadable",))

@@ -41,7 +41,7 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """The whole manifest."""
-    return pq.read_table(path).to_pandas()
+    return pd.DataFrame(pq.read_table(path).to_pandas())
 
 
 def usable_rows(manifest: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -6,8 +6,9 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from stages.shared.errors import ParamsError
 
@@ -20,6 +21,16 @@ PositiveCount = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 ImagePolicy = Literal["quarantine", "report", "fail"]
+ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # the widths of keras.applications.MobileNetV2 with published weights
+
+
+def _known_alpha(value: float) -> float:
+    if value not in ALPHAS:
+        raise ValueError(f"expected one of {', '.join(map(str, ALPHAS))}")
+    return value
+
+
+Alpha = Annotated[float, AfterValidator(_known_alpha)]
 GateMetric = Literal["accuracy", "macro_recall", "macro_f1", "expected_calibration_error"]
 
 
@@ -89,7 +100,7 @@ class AugmentParams(Section):
 
 
 class TrainParams(Section):
-    alpha: Literal[0.35, 0.5, 0.75, 1.0, 1.3, 1.4]
+    alpha: Alpha
     dropout: FractionBelowOne
     weight_decay: NonNegative
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"]
@@ -175,7 +186,8 @@ def _fault(entry: dict[str, Any]) -> str:
         case "missing":
             return f"{key}: missing; every key must be given"
         case "value_error":
-            return f"{key}: {entry['ctx']['error']} (value {entry['input']!r})"
+            value = "" if isinstance(entry["input"], dict) else f" (value {entry['input']!r})"
+            return f"{key}: {entry['ctx']['error']}{value}"
     expected = entry["msg"].replace("Input should be", "expected").replace("Input should have", "expected")
     return f"{key}: {entry['input']!r} is not allowed; {expected}"
 

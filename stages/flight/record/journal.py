@@ -28,7 +28,7 @@ RECORD_TYPES = {
     "run": "schema, id, name, root, workspace, anchor {pid, create_time}, command, experiment, mlflow_run_id",
     "capture": "part: workspace (code) or environment (packages, python, platform, hardware, settings): the state before any work",
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",
-    "stage-end": "stage, exit_code, signal, seconds, last_lines (of standard error, if it failed); cause and kind where the recorder wrote it in place of a launcher that is gone",
+    "stage-end": "stage, exit_code, signal, seconds, last_lines (of standard error, if it failed); or, from the recorder, cause and kind",
     "orphan": "stage, cause: the recorder is about to end a stage that lost its dvc or its launcher",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
     "signal": "signal, name, receiver: a signal that asked the launcher to end",

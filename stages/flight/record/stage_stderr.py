@@ -9,7 +9,9 @@ from collections import deque
 
 # TensorFlow 2.21 prints these whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow/tensorflow#100442): level, date, thread, file.cc:line].
 NOTE = re.compile(
-    rb"^(?:[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./]+\.cc:\d+\]|WARNING: All log messages before absl::InitializeLog|To enable the following instructions:)"
+    rb"^(?:[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./]+\.cc:\d+\]"
+    rb"|WARNING: All log messages before absl::InitializeLog"
+    rb"|To enable the following instructions:)"
 )
 # A line that may yet become a note is held back until it is whole or longer than this.
 LONGEST_START = 80
