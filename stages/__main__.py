@@ -20,7 +20,7 @@ from stages.flight.record.journal import RUN_FOLDER_VARIABLE, SCHEMA, Journal
 from stages.flight.record.stage_stderr import StageStderr
 
 STAGES = ("ingest", "validate", "prepare", "augment", "train", "evaluate", "diagnose")
-FORWARDED = (signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The shell and DVC read an ending by signal N as exit code 128 + N.
 SIGNAL_EXIT_OFFSET = 128
 # A grandchild that outlives the stage may hold standard error open.
@@ -62,20 +62,29 @@ def _open_run(run: session.Session, journal: Journal) -> None:
 
 def _run(stage: str, folder: Path, journal: Journal) -> int:
     started = time.monotonic()
-    environment = {**os.environ, RUN_FOLDER_VARIABLE: str(folder)}
-    stderr = StageStderr()
-    # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
-    child = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], env=environment, process_group=0, stderr=stderr.writing_end)
-    me = session.identity(psutil.Process())
-    process = session.Identity(child.pid, psutil.Process(child.pid).create_time())
-    journal.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
+    child: subprocess.Popen[bytes] | None = None
+    received: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         journal.write("signal", signal=number, name=signal.Signals(number).name, receiver=f"launcher of {stage}")
-        child.send_signal(number)
+        received.append(number)
+        if child is not None:
+            child.send_signal(number)
 
-    for number in (*FORWARDED, signal.SIGINT):
+    for number in FORWARDED:
         signal.signal(number, forward)
+    stderr = StageStderr()
+    # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
+    child = subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        env={**os.environ, RUN_FOLDER_VARIABLE: str(folder)},
+        process_group=0,
+        stderr=stderr.writing_end,
+    )
+    for early in received:  # came before there was a child
+        child.send_signal(early)
+    me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
+    journal.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
     code = child.wait()
     last_lines = stderr.finish(timeout_s=STDERR_TIMEOUT_S)
     journal.write(

@@ -81,7 +81,7 @@ def validate(table: pd.DataFrame, params: ValidateParams) -> Verdict:
     """Find duplicates, quarantine, split, and judge the outcome."""
     table = _with_duplicates(table, params.near_duplicate_distance)
     quarantined = {name for name in IMAGE_ISSUES if getattr(params.policy, name.replace("-", "_")) == "quarantine"}
-    unusable = table["issues"].map(lambda issues: bool(quarantined.union(UNREADABLE).intersection(issues)))
+    unusable = table["issues"].map(lambda issues: bool(quarantined.union(UNREADABLE).intersection(issues))).astype(bool)
     table["status"] = np.where(unusable, "quarantined", "ok")
     fractions = {"val": params.val_fraction, "test": params.test_fraction}
     table["split"] = splits.assign(table[~unusable], fractions, params.seed).reindex(table.index, fill_value="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,20 @@ EXTENSIONS = {
 MAX_PIXELS = 178_956_970
 EXIF_ORIENTATION = 0x0112  # EXIF 2.32, table 4
 SHARPNESS_SIZE_PX = 64
+# What Pillow's decoders raise on damaged content; RuntimeError comes from AVIF, TypeError from TIFF.
+DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -59,13 +74,13 @@ def examine(path: Path) -> ImageFacts:
         image = _open(content)
     except UnidentifiedImageError:
         return ImageFacts(len(content), digest, ("not-an-image",))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except DECODING_ERRORS:
         return ImageFacts(len(content), digest, ("unreadable",))
     known = {"width": image.width, "height": image.height, "mode": image.mode, "format": image.format or ""}
     try:
         peculiarities = _peculiarities(image, path)
         rgb = upright_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except DECODING_ERRORS as error:
         issue = "truncated" if _is_cut(content, image.format, error) else "unreadable"
         return ImageFacts(len(content), digest, (issue,), **known)  # type: ignore[arg-type]
     grey = rgb.convert("L")

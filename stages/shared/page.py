@@ -35,7 +35,7 @@ def thumbnails(raw: Path, image_paths: Sequence[str]) -> dict[str, str]:
     for path in image_paths:
         try:
             content = images.thumbnail(raw / path, THUMBNAIL_SIZE_PX)
-        except (OSError, ValueError, SyntaxError):
+        except images.DECODING_ERRORS:
             continue
         pictures[path] = "data:image/webp;base64," + base64.b64encode(content).decode()
     return pictures

@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.shared.errors import ParamsError
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -126,8 +127,8 @@ class TrainParams(Section):
 
 
 class Gate(Section):
-    min: float | None = None
-    max: float | None = None
+    min: Finite | None = None
+    max: Finite | None = None
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:

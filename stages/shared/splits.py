@@ -29,10 +29,10 @@ def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Se
             split[ordered.index[ordered["draw"].isin(chosen)]] = name
         free = split.isin(["", "train"])
     split[free] = "train"
-    # A group that spans classes follows its first member.
-    first = split.groupby(table["group"]).transform("first")
-    undecided = ~table["given_split"].isin(SPLITS)
-    return split.where(~undecided, first)
+    # A group that spans classes follows the first of its members that could be assigned.
+    assigned = ~table["given_split"].isin(["val", "test"])
+    first = split.where(assigned).groupby(table["group"]).transform("first")
+    return split.where(~assigned, first)
 
 
 def _draws(members: pd.DataFrame, seed: int) -> pd.Series[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from stages.flight.record import lock
 from stages.flight.record.journal import Journal
 from stages.flight.runs import run as runs
-from stages.shared import diagnosis, evidence
+from stages.shared import diagnosis, evidence, files
 from stages.shared.errors import ParamsError
 from stages.shared.params import Params, load, read_yaml
 from stages.shared.rules import judge
@@ -20,6 +21,7 @@ from stages.shared.rules import judge
 REPORTS, DIAGNOSIS, MODEL = "reports", "diagnosis", "model"
 MODEL_OUT = "data/model"
 TRAIN_STAGE = "train"
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
@@ -63,6 +65,7 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     for stage, state in states.items():
         if state == "cached" and _outs_are_as_locked(locked[stage], workspace):
             keep_reports(workspace, folder, stage)
+            _fill_in_metrics(stage, folder / REPORTS / stage, log)
     verdict = folder / REPORTS / "diagnose/verdict.json"
     if runs.failure(records) is None and verdict.is_file():
         shutil.copytree(verdict.parent, folder / DIAGNOSIS, dirs_exist_ok=True)
@@ -71,6 +74,25 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     failed = runs.failure(records)
     data = next((out["md5"] for out in locked.get("ingest", {}).get("outs", []) if out["path"] == "data/raw"), None)
     log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data)
+
+
+def _fill_in_metrics(stage: str, report: Path, log: Journal) -> None:
+    """Record from the reports of a stage that DVC skipped what it would have recorded itself."""
+    if stage == "validate":
+        summary = files.read_json(report / "summary.json")
+        log.metrics(stage, {name: summary[name] for name in ("num_images", "num_ok", "num_quarantined")})
+    elif stage == "augment":
+        log.metrics(stage, files.read_json(report / "summary.json")["strength"])
+    elif stage == TRAIN_STAGE:
+        with (report / "history.csv").open(encoding="utf-8", newline="") as file:
+            for step, row in enumerate(csv.DictReader(file)):
+                log.metrics(stage, {name: float(row[name]) for name in CURVES}, step)
+        chosen = files.read_json(report / "metrics.json")
+        log.metrics(stage, {f"best_{name}": chosen[name] for name in CURVES if name in chosen})
+    elif stage == "evaluate":
+        log.metrics(stage, files.read_json(report / "metrics.json"))
+        with (report / "per_class.csv").open(encoding="utf-8", newline="") as file:
+            log.metrics(stage, {f"recall/{row['label']}": float(row["recall"]) for row in csv.DictReader(file)})
 
 
 def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path, workspace: Path) -> dict[str, str]:

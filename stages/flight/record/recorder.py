@@ -71,24 +71,24 @@ class Recorder:
         self._handled = len(self.records)
 
     def _end_orphan(self, running: dict[str, Any], cause: str) -> None:
-        """SIGTERM to the launcher, which passes it on and records the end; without one, to the stage; SIGKILL after GRACE_S."""
+        """SIGTERM to the launcher, which passes it on and records the end; then to the stage's group; then SIGKILL."""
         launcher, stage = _launcher(running).process(), Identity(**running["process"]).process()
-        if launcher is None and stage is None:
-            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=None, seconds=None, cause=cause, kind="lost")
-            return
-        self.log.write("orphan", stage=running["stage"], cause=cause)
+        last_signal: int | None = None
+        if launcher is not None or stage is not None:
+            self.log.write("orphan", stage=running["stage"], cause=cause)
+        if launcher is not None:
+            with contextlib.suppress(psutil.Error):
+                launcher.terminate()
+            psutil.wait_procs([launcher], timeout=GRACE_S)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if launcher is not None and number == signal.SIGTERM:
-                _signal(launcher, number)
-            elif stage is not None:
+            if stage is not None and stage.is_running():
+                last_signal = int(number)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(stage.pid, number)
-            living = psutil.wait_procs([process for process in (launcher, stage) if process is not None], timeout=GRACE_S)[1]
-            if not living:
-                break
+                psutil.wait_procs([stage], timeout=GRACE_S)
         self._read()
         if runs.running_stage(self.records) is not None:
-            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=int(number), seconds=None, cause=cause)
+            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=last_signal, seconds=None, cause=cause, kind="lost")
 
     def _sample_system(self, running: dict[str, Any] | None) -> None:
         if running is None or time.monotonic() < self._next_sample:
@@ -104,11 +104,6 @@ class Recorder:
 
 def _launcher(running: dict[str, Any]) -> Identity:
     return Identity(**running["launcher"])
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    with contextlib.suppress(psutil.Error):
-        process.send_signal(number)
 
 
 def _ship(folder: Path, ended: threading.Event) -> None:

@@ -79,6 +79,9 @@ def _conclude(evidence: Evidence, findings: Sequence[Finding]) -> tuple[str, str
         return "unknown", "unknown: the run has not been trained and evaluated, so there is nothing to judge yet."
     found = evidence.evaluate
     figures = f"test accuracy {found.accuracy:.3f} ({found.accuracy_low:.3f} to {found.accuracy_high:.3f})"
+    num_classes = evidence.train.setup.num_classes
+    if found.accuracy_low <= 1 / num_classes:
+        return "unknown", f"unknown: {figures}, no better than guessing among {num_classes} classes; no rule found the reason."
     if found.missed_gates:
         return "unknown", f"unknown: {figures}; gates missed: {', '.join(found.missed_gates)}; no rule found the reason."
     return "healthy", f"healthy: {figures}; no rule found a fault."

@@ -12,6 +12,7 @@ from stages.shared.rules.outcome import Finding, Missing, change, rounded
 HIGH_UPDATE_RATIO, LOW_UPDATE_RATIO = 1e-2, 1e-5
 DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
 UNLEARNED_LOSS = 0.8  # times ln K
+WARM_UP_STEPS = 100  # fewer steps are too few to learn in, at any rate
 
 
 def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -24,7 +25,7 @@ def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding
     losses = [epoch.loss for epoch in train.epochs] or [step.loss for step in train.steps if math.isfinite(step.loss)]
     last = train.non_finite.loss if train.non_finite else losses[-1]
     diverged = not math.isfinite(last) or last > DIVERGED_LOSS * chance_loss
-    stuck = len(train.epochs) > 1 and last > UNLEARNED_LOSS * chance_loss
+    stuck = len(train.epochs) * train.setup.steps_per_epoch >= WARM_UP_STEPS and last > UNLEARNED_LOSS * chance_loss
     if highest_ratio < HIGH_UPDATE_RATIO or not (diverged or stuck):
         return None
     key, present = _rate(train, params)

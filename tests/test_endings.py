@@ -1,0 +1,159 @@
+"""However a run ends, MLflow says how, where and why, and nothing keeps running."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import tiny
+
+
+def the_run(folder: Path) -> Any:
+    """The only run of ``folder`` once it is shipped; nothing of the run may be left running."""
+    tiny.wait_for_recorders(folder)
+    assert tiny.processes(folder) == []
+    runs = tiny.mlflow_runs(folder)
+    assert len(runs) == 1
+    return runs[0]
+
+
+def traceback_of(folder: Path, run: Any) -> str:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return Path(client.download_artifacts(run.info.run_id, "traceback.txt")).read_text()
+
+
+def test_bad_data(clone: Path) -> None:
+    tiny.set_params(clone, {"validate.policy.near_duplicate": "fail", "validate.near_duplicate_distance": 16})
+    done = tiny.run(clone, "dvc", "repro", check=False)
+    run = the_run(clone)
+    assert done.returncode != 0
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.stage"] == "validate"
+    assert run.data.tags["failure.kind"] == "rejected-data"
+    assert run.data.tags["verdict"] == "data-rejected"
+    assert run.data.tags["stage.ingest"] == "cached"
+    assert run.data.tags["stage.train"] == "not-reached"
+    assert "near-duplicate" in run.data.tags["mlflow.note.content"]
+    assert "RejectedDataError" in traceback_of(clone, run)
+    assert "data-rejected:" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (clone / "reports/diagnose").exists(), "the verdict of an earlier run must not be read as this one's"
+    kept = next(clone.glob(".flight/runs/*/reports/validate/summary.json"))
+    assert '"passed": false' in kept.read_text()
+
+
+def test_non_finite_loss(clone: Path) -> None:
+    tiny.set_params(clone, {"train.optimizer": "sgd", "train.learning_rate": 1e20})
+    done = tiny.run(clone, "dvc", "repro", check=False)
+    run = the_run(clone)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.kind"] == "exception"
+    assert run.data.tags["verdict"] == "learning-rate-too-high"
+    assert "NonFiniteLossError" in traceback_of(clone, run)
+    assert "dvc exp run -S train.learning_rate=1e+19" in done.stderr
+    why = tiny.run(clone, "flight", "why", check=False)
+    assert why.returncode == 1
+    assert "learning-rate-too-high" in why.stdout
+
+
+def test_exception(clone: Path) -> None:
+    (clone / "weights.h5").write_bytes(b"\x89HDF\r\n\x1a\n, and then nothing")
+    tiny.set_params(clone, {"ingest.backbone_weights": "weights.h5"})
+    tiny.run(clone, "dvc", "repro", check=False)
+    run = the_run(clone)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.kind"] == "exception"
+    assert run.data.tags["stage.ingest"] == "ran"
+    assert run.data.tags["stage.augment"] == "cached"
+    assert "SourceError" in traceback_of(clone, run)
+
+
+def test_faulty_params(clone: Path) -> None:
+    tiny.set_params(clone, {"train.learning_rate": "fast", "train.epochs": 0})
+    done = tiny.run(clone, "dvc", "repro", check=False)
+    run = the_run(clone)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.stage"] == "train"
+    assert "train.learning_rate: 'fast'" in done.stderr
+    assert "train.epochs: 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(signal.SIGKILL, "killed"), (signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted"), (signal.SIGSEGV, "exception")],
+)
+def test_signal_to_the_stage(clone: Path, number: signal.Signals, kind: str) -> None:
+    tiny.set_params(clone, {"train.seed": 7})
+    dvc = tiny.start(clone, "dvc", "repro")
+    started = tiny.wait_for_record(clone, type="stage-start", stage="train")
+    os.kill(started["process"]["pid"], number)
+    dvc.communicate()
+    run = the_run(clone)
+    assert run.info.status == ("FAILED" if kind == "exception" else "KILLED")
+    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.kind"] == kind
+    assert number.name in run.data.tags["mlflow.note.content"]
+
+
+def test_sigterm_to_dvc(clone: Path) -> None:
+    tiny.set_params(clone, {"train.seed": 7})
+    dvc = tiny.start(clone, "dvc", "repro")
+    started = tiny.wait_for_record(clone, type="stage-start", stage="train")
+    dvc.terminate()
+    dvc.communicate()
+    run = the_run(clone)
+    assert not psutil.pid_exists(started["process"]["pid"])
+    assert run.info.status == "KILLED"
+    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.kind"] == "terminated"
+    assert "dvc ended" in run.data.tags["mlflow.note.content"]
+
+
+def test_sigkill_of_the_launcher(clone: Path) -> None:
+    tiny.set_params(clone, {"train.seed": 7})
+    dvc = tiny.start(clone, "dvc", "repro")
+    started = tiny.wait_for_record(clone, type="stage-start", stage="train")
+    os.kill(started["launcher"]["pid"], signal.SIGKILL)
+    dvc.communicate()
+    run = the_run(clone)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["failure.stage"] == "train"
+
+
+def test_sigkill_of_the_recorder(clone: Path) -> None:
+    """Its work is finished by the launcher of the next stage or the next command."""
+    tiny.set_params(clone, {"validate.policy.near_duplicate": "fail", "validate.near_duplicate_distance": 16})
+    dvc = tiny.start(clone, "dvc", "repro")
+    captured = tiny.wait_for_record(clone, type="capture", part="environment")
+    os.kill(captured["pid"], signal.SIGKILL)
+    dvc.communicate()
+    tiny.run(clone, "flight", "runs")
+    run = the_run(clone)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure.stage"] == "validate"
+
+
+def test_early_cut_off(clone: Path) -> None:
+    """The last stage to execute is not the last of the pipeline: the run is complete all the same."""
+    with (clone / "stages/validate.py").open("a") as file:
+        file.write("# a remark\n")
+    done = tiny.run(clone, "dvc", "repro")
+    run = the_run(clone)
+    assert "Stage 'diagnose' didn't change, skipping" in done.stdout
+    assert run.info.status == "FINISHED"
+    states = {name.removeprefix("stage."): state for name, state in run.data.tags.items() if name.startswith("stage.")}
+    assert states.pop("validate") == "ran"
+    assert set(states.values()) == {"cached"}
+    assert run.data.tags["git.dirty"] == "true"
+    assert run.data.metrics["evaluate/accuracy"] > 0
+    verdict = next(clone.glob(".flight/runs/*/diagnosis/verdict.json"))
+    assert verdict.read_text() == (clone / "reports/diagnose/verdict.json").read_text()
