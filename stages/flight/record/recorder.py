@@ -79,16 +79,22 @@ class Recorder:
         if launcher is not None:
             with contextlib.suppress(psutil.Error):
                 launcher.terminate()
-            psutil.wait_procs([launcher], timeout=GRACE_S)
+            psutil.wait_procs([stage] if stage is not None else [], timeout=GRACE_S)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if stage is not None and stage.is_running():
                 last_signal = int(number)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(stage.pid, number)
                 psutil.wait_procs([stage], timeout=GRACE_S)
-        self._read()
-        if runs.running_stage(self.records) is not None:
+        deadline = time.monotonic() + GRACE_S
+        while launcher is not None and launcher.is_running() and self._is_running(running) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if self._is_running(running):
             self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=last_signal, seconds=None, cause=cause, kind="lost")
+
+    def _is_running(self, start: dict[str, Any]) -> bool:
+        self._read()
+        return runs.running_stage(self.records) is start
 
     def _sample_system(self, running: dict[str, Any] | None) -> None:
         if running is None or time.monotonic() < self._next_sample:
