@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import shutil
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from stages.shared import files, page, paths
 from stages.shared.augmentation import Draws, SamplingPlan, Strength, draw, measure_strength, plan_sampling
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared, read
+from stages.shared.thumbnails import data_uri
 
 NUM_VARIANTS = 7
 SHOWN_SIZE_PX = 72
@@ -95,7 +95,7 @@ def _as_data_uri(image: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     factor = max(1, SHOWN_SIZE_PX // len(image))
     Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)).save(buffer, "WEBP", quality=80, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
 
 
 def main(log: journal.Journal) -> None:

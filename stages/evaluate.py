@@ -15,6 +15,7 @@ from stages.flight.record import journal
 from stages.shared import files, page, paths, prepared
 from stages.shared.params import Gate, GateMetric, load
 from stages.shared.scores import METRICS, confusion_matrix, interval, score
+from stages.shared.thumbnails import thumbnails
 
 NUM_WORST = 24
 
@@ -104,7 +105,7 @@ def write(result: Evaluation, image_paths: tuple[str, ...], raw: Path, report: P
     rows = zip(image_paths, *names, (f"{value:.6f}" for value in confidence), strict=True)
     files.write_csv(report / "predictions.csv", ["path", "actual", "predicted", "probability"], rows)
     worst = _worst_mistakes(result)
-    pictures = page.thumbnails(raw, [image_paths[row] for row in worst])
+    pictures = thumbnails(raw, [image_paths[row] for row in worst])
     mistakes = [
         {
             "path": image_paths[row],

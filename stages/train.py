@@ -67,11 +67,11 @@ def train(
     collector, best = EvidenceCollector(keep), BestWeights()
     observers = [collector, best, *callbacks]
     validation = PlainBatches(val_set, params.batch_size)
-    _fit(training, batches, validation, params, HEAD, observers)
+    num_epochs = _fit(training, batches, validation, params, HEAD, 0, observers)
     if params.fine_tune_epochs:
         if pretrained:
             model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
-        _fit(training, batches, validation, params, FINE_TUNE, observers)
+        _fit(training, batches, validation, params, FINE_TUNE, num_epochs, observers)
     if params.restore_best_weights:
         best.restore(training)
     probe(training, batches, val_set, keep)
@@ -99,9 +99,10 @@ def _fit(
     validation: PlainBatches,
     params: TrainParams,
     phase: str,
+    first_epoch: int,
     observers: Sequence[Any],
-) -> None:
-    """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on."""
+) -> int:
+    """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on. Returns how many epochs it took."""
     epochs, rate = {
         HEAD: (params.epochs, params.learning_rate),
         FINE_TUNE: (params.fine_tune_epochs, params.fine_tune_learning_rate),
@@ -111,7 +112,8 @@ def _fit(
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )
-    callbacks = list(observers)
+    clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(first_epoch + epoch))
+    callbacks = [clock, *observers]
     for observer in observers:
         if isinstance(observer, EvidenceCollector):
             observer.phase = phase
@@ -119,15 +121,9 @@ def _fit(
         callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=params.plateau_factor, patience=params.plateau_patience))
     if params.early_stopping_patience is not None:
         callbacks.append(keras.callbacks.EarlyStopping(patience=params.early_stopping_patience))
-    on_terminal = sys.stdout.isatty()
-    training.fit(
-        batches,
-        validation_data=validation,
-        epochs=epochs,
-        callbacks=callbacks,
-        shuffle=False,
-        verbose=1 if on_terminal else 2,
-    )
+    verbose = 1 if sys.stdout.isatty() else 2
+    history = training.fit(batches, validation_data=validation, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
+    return len(history.epoch)
 
 
 def _optimizer(params: TrainParams, rate: float, num_steps: int) -> Any:

@@ -20,6 +20,7 @@ from stages.shared.errors import RejectedDataError
 from stages.shared.images import ImageFacts, examine
 from stages.shared.manifest import MANIFEST_COLUMNS, write_manifest
 from stages.shared.params import ValidateParams, load
+from stages.shared.thumbnails import MAX_THUMBNAILS, thumbnails
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _tables(table: pd.DataFrame) -> dict[TableName, pd.DataFrame]:
         {
             "num_usable": [len(usable)],
             "num_classes": [usable["label"].nunique()],
-            "unreadable_fraction": [float(unreadable.mean()) if len(table) else 0.0],
+            "decodable_share": [1 - float(unreadable.mean()) if len(table) else 0.0],
         },
         index=["data/raw"],
     )
@@ -143,9 +144,9 @@ def write(verdict: Verdict, raw: Path, manifest: Path, report: Path) -> None:
     write_manifest(verdict.manifest, manifest)
     summary = verdict.summary()
     files.write_json(report / "summary.json", summary)
-    pictured = {path for check in verdict.checks if not check.passed for path in check.offenders[: page.MAX_THUMBNAILS]}
+    pictured = {path for check in verdict.checks if not check.passed for path in check.offenders[:MAX_THUMBNAILS]}
     examples = _examples(verdict.manifest)
-    pictures = page.thumbnails(raw, sorted(pictured.union(path for paths_ in examples.values() for path in paths_)))
+    pictures = thumbnails(raw, sorted(pictured.union(path for paths_ in examples.values() for path in paths_)))
     content = {
         "summary": summary,
         "examples": examples,

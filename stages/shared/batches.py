@@ -22,15 +22,22 @@ class TrainBatches(keras.utils.PyDataset):  # type: ignore[misc]
     def __init__(self, images: Prepared, plan: SamplingPlan, policy: AugmentParams, batch_size: int, seed: int) -> None:
         super().__init__()
         self.images, self.plan, self.policy, self.batch_size, self.seed = images, plan, policy, batch_size, seed
-        self.epoch = 0
-        self._order = self.order()
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Go to the order and the changes of ``epoch``, which counts over both phases.
+
+        Called by whoever drives ``fit``: Keras's own ``on_epoch_end`` also comes before the first epoch.
+        """
+        self.epoch = epoch
+        self._order = epoch_rows(self.images.labels, self.plan, self.seed, epoch)
 
     def __len__(self) -> int:
         return -(-self.plan.num_draws // self.batch_size)
 
-    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and draws of the present epoch."""
-        return epoch_rows(self.images.labels, self.plan, self.seed, self.epoch)
+    def order(self) -> NDArray[np.int64]:
+        """The rows of the present epoch in the order in which they are trained on."""
+        return self._order[0]
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
@@ -39,11 +46,6 @@ class TrainBatches(keras.utils.PyDataset):  # type: ignore[misc]
         labels = self.images.labels[rows]
         weights = np.array(self.plan.class_weights, np.float32)[labels]
         return _inputs(self.images.gather(rows), changes), _one_hot(labels, len(self.images.classes)), weights
-
-    def on_epoch_end(self) -> None:
-        """Go to the next epoch's order."""
-        self.epoch += 1
-        self._order = self.order()
 
 
 class PlainBatches(keras.utils.PyDataset):  # type: ignore[misc]

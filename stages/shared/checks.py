@@ -91,9 +91,9 @@ def registry(params: ValidateParams) -> tuple[Check, ...]:
             "decodable-share",
             "critical",
             "dataset",
-            "unreadable_fraction",
+            "decodable_share",
             "So many unreadable files point to a broken copy or download, not to a few bad images.",
-            maximum=params.max_unreadable_fraction,
+            1 - params.max_unreadable_fraction,
         ),
         Check(
             "split-classes",

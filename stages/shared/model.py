@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from stages.shared import files
 from stages.shared.errors import SourceError
@@ -45,14 +47,24 @@ def load_backbone(classifier: Any, folder: Path) -> bool:
     name = files.read_json(folder / "backbone.json")["weights"]
     if not name:
         return False
+    backbone = classifier.get_layer(BACKBONE_LAYER)
+    before = backbone.get_weights()
     try:
-        classifier.get_layer(BACKBONE_LAYER).load_weights(folder / name)
+        with warnings.catch_warnings(action="ignore"):  # Keras warns a hundred times of parts that it finds elsewhere in the file
+            backbone.load_weights(folder / name)
     except (ValueError, KeyError, OSError) as error:
-        raise SourceError(
-            f"ingest.backbone_weights do not fit this MobileNetV2: {str(error).splitlines()[0]}\n"
-            "Expected the weights of keras.applications.MobileNetV2(include_top=False) with the alpha of train.alpha."
-        ) from error
+        raise _misfit(str(error).splitlines()[0]) from error
+    missed = sum(old.ndim > 1 and np.array_equal(old, new) for old, new in zip(before, backbone.get_weights(), strict=True))
+    if missed:  # Keras leaves random what it does not find, with a warning at most
+        raise _misfit(f"the file lacks {missed} of its kernels")
     return True
+
+
+def _misfit(reason: str) -> SourceError:
+    return SourceError(
+        f"ingest.backbone_weights do not fit this MobileNetV2: {reason}\n"
+        "Expected the weights of keras.applications.MobileNetV2(include_top=False) with the alpha of train.alpha."
+    )
 
 
 @keras.saving.register_keras_serializable("flight")

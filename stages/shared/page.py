@@ -1,19 +1,14 @@
-"""Self-contained HTML pages: templates, thumbnails and charts, everything inline and escaped."""
+"""Self-contained HTML pages: templates and charts, everything inline and escaped."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.shared import images
-
 TEMPLATES = Path(__file__).parent / "pages"
-MAX_THUMBNAILS = 24
-THUMBNAIL_SIZE_PX = 96
 
 
 def render(template: str, **content: Any) -> str:
@@ -27,18 +22,6 @@ def render(template: str, **content: Any) -> str:
     )
     environment.filters["points"] = chart_points
     return environment.get_template(template).render(**content)
-
-
-def thumbnails(raw: Path, image_paths: Sequence[str]) -> dict[str, str]:
-    """Path → data URI of a small picture; files that cannot be decoded have none."""
-    pictures = {}
-    for path in image_paths:
-        try:
-            content = images.thumbnail(raw / path, THUMBNAIL_SIZE_PX)
-        except images.DECODING_ERRORS:
-            continue
-        pictures[path] = "data:image/webp;base64," + base64.b64encode(content).decode()
-    return pictures
 
 
 def chart_points(values: Sequence[float | None], low: float, high: float, width: float, height: float) -> str:

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.shared import files
 from stages.shared.images import load_square
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Small enough to copy and cache with ease, large enough that a data set of a million images has few files.
 SHARD_BYTES = 256_000_000

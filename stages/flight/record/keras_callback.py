@@ -21,10 +21,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._inputs: dict[str, str] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        rows, _ = self._batches.order()
         inputs, _, _ = self._batches[0]
         augmented = self.model.get_layer("augmentation")(*inputs.values(), training=True)
-        self._inputs = {"order": _digest(rows), "first_batch": _digest(keras.ops.convert_to_numpy(augmented))}
+        self._inputs = {"order": _digest(self._batches.order()), "first_batch": _digest(keras.ops.convert_to_numpy(augmented))}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}

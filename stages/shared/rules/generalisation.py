@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from stages.shared.evidence import Evidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Missing, change, rounded
@@ -17,7 +19,7 @@ WEAK_DISPLACEMENT = 0.02
 
 def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
     """A rare class is hardly ever recognised, while the frequent ones carry the accuracy."""
-    if evidence.data is None or evidence.evaluate is None:
+    if evidence.data is None or evidence.evaluate is None or not any(evidence.data.train_counts.values()):
         return Missing("the class counts and the test")
     counts = {label: count for label, count in evidence.data.train_counts.items() if count}
     results = {result.label: result for result in evidence.evaluate.classes}
@@ -62,7 +64,7 @@ def overfitting(evidence: Evidence, params: Params | None) -> Finding | Missing 
     rise = losses[-1] / max(losses[best], 1e-9)
     gap = train.epochs[-1].accuracy - train.epochs[-1].val_accuracy
     still_falling = train.epochs[-1].loss < train.epochs[best].loss
-    if gap < MIN_GAP or rise < MIN_LOSS_RISE or best + 1 > LATEST_MINIMUM * len(losses) or not still_falling:
+    if gap < MIN_GAP or math.isnan(rise) or rise < MIN_LOSS_RISE or best + 1 > LATEST_MINIMUM * len(losses) or not still_falling:
         return None
     weak = evidence.augment is not None and evidence.augment.mean_displacement < WEAK_DISPLACEMENT
     stronger = (change(params, "augment.rotation_degrees", 15), change(params, "augment.zoom", 0.15)) if weak else ()

@@ -22,7 +22,7 @@ def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding
         return Missing("the losses and updates of training")
     chance_loss = math.log(train.setup.num_classes)
     highest_ratio = max((step.update_ratio for step in train.steps if math.isfinite(step.update_ratio)), default=math.inf)
-    losses = [epoch.loss for epoch in train.epochs] or [step.loss for step in train.steps if math.isfinite(step.loss)]
+    losses = [epoch.loss for epoch in train.epochs] or [step.loss for step in train.steps]
     last = train.non_finite.loss if train.non_finite else losses[-1]
     diverged = not math.isfinite(last) or last > DIVERGED_LOSS * chance_loss
     stuck = len(train.epochs) * train.setup.steps_per_epoch >= WARM_UP_STEPS and last > UNLEARNED_LOSS * chance_loss
@@ -66,8 +66,8 @@ def non_finite_values(evidence: Evidence, params: Params | None) -> Finding | Mi
 def learning_rate_too_low(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
     """The loss falls steadily, yet by little in all, because each step hardly changes the weights."""
     train = evidence.train
-    if train is None or len(train.epochs) < 2:
-        return Missing("two epochs of training")
+    if train is None or len(train.epochs) < 2 or not train.steps:
+        return Missing("two epochs of training and their updates")
     chance_loss = math.log(train.setup.num_classes)
     ratios = sorted(step.update_ratio for step in train.steps)
     ratio = ratios[len(ratios) // 2]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.shared.evidence import Evidence
+from stages.shared.evidence import Evidence, Number
 from stages.shared.params import Params
 
 
@@ -20,7 +20,7 @@ class Finding(BaseModel):
     fault: str
     score: float
     severity: Literal["critical", "warning"]
-    evidence: dict[str, float | str]
+    evidence: dict[str, Number | str]
     explanation: str
     fix: tuple[dict[str, Any], ...]
 

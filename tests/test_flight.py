@@ -1,0 +1,132 @@
+"""The command ``flight`` and the launcher, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.flight.record.capture import mask
+from stages.flight.record.stage_stderr import StageStderr
+from tests import tiny
+
+
+def the_id(folder: Path) -> str:
+    return next((folder / ".flight/runs").iterdir()).name
+
+
+def test_runs(trained: Path) -> None:
+    rows = json.loads(tiny.run(trained, "flight", "runs", "--json").stdout)
+    assert [row["id"] for row in rows] == [the_id(trained)]
+    assert rows[0]["status"] == "FINISHED"
+    metrics = json.loads((trained / "reports/evaluate/metrics.json").read_text())
+    assert rows[0]["accuracy"] == metrics["accuracy"]
+    assert rows[0]["mlflow_run_id"] == tiny.mlflow_runs(trained)[0].info.run_id
+    assert the_id(trained) in tiny.run(trained, "flight", "runs", "--limit", "1").stdout
+
+
+def test_why_is_the_verdict_with_who_and_how(trained: Path) -> None:
+    verdict = json.loads((trained / "reports/diagnose/verdict.json").read_text())
+    done = tiny.run(trained, "flight", "why", "--json", check=False)
+    answer = json.loads(done.stdout)
+    assert {name: answer[name] for name in verdict} == verdict
+    assert (answer["run_id"], answer["status"], answer["failure"], answer["speed"]) == (the_id(trained), "FINISHED", None, [])
+    assert done.returncode == (0 if verdict["verdict"] == "healthy" else 1)
+    assert verdict["sentence"].split(":")[0] in tiny.run(trained, "flight", "why", check=False).stdout
+
+
+@pytest.mark.parametrize("how", ["latest", "best", "prefix", "mlflow"])
+def test_a_run_has_many_names(trained: Path, how: str) -> None:
+    names = {"prefix": the_id(trained)[:18], "mlflow": tiny.mlflow_runs(trained)[0].info.run_id}
+    done = tiny.run(trained, "flight", "why", names.get(how, how), "--json", check=False)
+    assert json.loads(done.stdout)["run_id"] == the_id(trained)
+
+
+def test_from_a_folder_below(trained: Path) -> None:
+    done = tiny.run(trained / "stages/shared", "flight", "runs", "--json")
+    assert len(json.loads(done.stdout)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("why", "20261"), "no run is called"),
+        (("why", "latest~9"), "there are 1"),
+        (("why", ""), "fits"),
+        (("runs", "--limit", "0"), "at least 1"),
+        (("wy",), "invalid choice"),
+        ((), "COMMAND"),
+    ],
+)
+def test_wrong_usage_is_told_and_ends_with_2(trained: Path, arguments: tuple[str, ...], told: str) -> None:
+    if arguments == ("why", ""):
+        pytest.skip("an empty name fits every run; with a single run that is an answer")
+    done = tiny.run(trained, "flight", *arguments, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_any_run(tmp_path: Path) -> None:
+    assert json.loads(tiny.run(tmp_path, "flight", "runs", "--json").stdout) == []
+    done = tiny.run(tmp_path, "flight", "why", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "dvc repro" in done.stderr
+
+
+def test_a_stage_without_dvc_is_a_run_of_its_own(clone: Path) -> None:
+    tiny.run(clone, "python", "-m", "stages", "augment")
+    tiny.wait_for_recorders(clone)
+    run = tiny.mlflow_runs(clone)[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["stage.augment"] == "ran"
+
+
+def test_a_damaged_record_is_left_out(clone: Path) -> None:
+    tiny.run(clone, "python", "-m", "stages", "augment")
+    tiny.wait_for_recorders(clone)
+    broken = clone / ".flight/runs/20200101-000000-broken"
+    broken.mkdir()
+    (broken / "journal.jsonl").write_bytes(b"\x00\xff not a journal")
+    (clone / ".flight/runs/empty").mkdir()
+    assert len(json.loads(tiny.run(clone, "flight", "runs", "--json").stdout)) == 1
+
+
+def test_the_launcher_knows_its_stages(tmp_path: Path, trained: Path) -> None:
+    done = tiny.run(trained, "python", "-m", "stages", "trian", check=False)
+    assert done.returncode == 2
+    assert "usage: python -m stages {ingest,validate" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("+password = 'hunter22hunter'", "hunter22hunter"),
+        ("+url: https://me:s3cr3tword@host/x", "s3cr3tword"),
+        ("+AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCY", "wJalrXUtnFEMIK7MDENGbPxRfiCY"),
+        ("+key = AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
+        ("+token: ghp_0123456789abcdefghij0123", "ghp_0123456789abcdefghij0123"),
+        ("+Authorization: Bearer abcdef0123456789abcdef", "abcdef0123456789abcdef"),
+        ("+-----BEGIN RSA PRIVATE KEY-----\n+MIIEow\n+-----END RSA PRIVATE KEY-----", "MIIEow"),
+    ],
+)
+def test_secrets_are_masked(text: str, secret: str) -> None:
+    masked = mask(f" learning_rate: 0.1\n{text}\n+epochs: 3\n")
+    assert secret not in masked
+    assert "learning_rate: 0.1" in masked
+    assert "epochs: 3" in masked
+
+
+def test_the_log_of_a_stage_passes_without_tensorflows_notes(capfd: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    stderr = StageStderr()
+    note = b"I0000 00:00:1795545867.162482    7452 port.cc:153] oneDNN custom operations are on.\n"
+    for part in (b"validate:  10%\rvalid", b"ate: 100%\n", note[:30], note[30:], b"Important", b" message\n", b"Warning: keep\nlast"):
+        os.write(stderr.writing_end, part)
+    kept = stderr.finish(timeout_s=10)
+    assert capfd.readouterr().err == "validate:  10%\rvalidate: 100%\nImportant message\nWarning: keep\nlast"
+    assert "oneDNN" in kept
+    assert "Important message" in kept

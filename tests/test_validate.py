@@ -1,0 +1,496 @@
+"""The data checks: the sample's planted defects, duplicates, splits, policies, and the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages import validate as stage
+from stages.shared import duplicates, splits
+from stages.shared.checks import IMAGE_ISSUES, UNREADABLE, CheckResult
+from stages.shared.images import MAX_PIXELS, examine
+from stages.shared.manifest import MANIFEST_COLUMNS, read_manifest, usable_rows
+from stages.shared.params import ValidateParams, load
+from stages.shared.thumbnails import thumbnails
+from tests.tiny import ROOT
+
+PARAMS = load(ROOT / "params.yaml").validate_
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The shipped sample: unpacked, its planted defects, the scanned table, and the verdict with the shipped parameters."""
+
+    raw: Path
+    planted: list[dict[str, str]]
+    scanned: pd.DataFrame
+    verdict: stage.Verdict
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    raw = tmp_path_factory.mktemp("sample") / "raw"
+    with zipfile.ZipFile(ROOT / "data/sample/fashion_mnist.zip") as archive:
+        archive.extractall(raw)
+    with (ROOT / "data/sample/planted.csv").open(encoding="utf-8", newline="") as file:
+        planted = list(csv.DictReader(file))
+    scanned = stage.scan(raw)
+    return Sample(raw, planted, scanned, stage.validate(scanned, PARAMS))
+
+
+def with_values(**values: Any) -> ValidateParams:
+    """The shipped parameters with some changed; ``policy`` changes only the policies that it names."""
+    policy = values.pop("policy", {})
+    return PARAMS.model_copy(update={**values, "policy": PARAMS.policy.model_copy(update=policy)})
+
+
+def make_table(counts: dict[str, int], **columns: list[Any]) -> pd.DataFrame:
+    """Distinct good images as a scan finds them: ``counts`` images a class, some columns replaced."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    generator = np.random.default_rng(0)
+    hashes = generator.integers(0, 2**63, (2, len(labels)), dtype=np.uint64)
+    values: dict[str, Any] = {
+        "given_split": [""] * len(labels),
+        "path": [f"{label}/{number:04d}.png" for number, label in enumerate(labels)],
+        "label": labels,
+        "split": [""] * len(labels),
+        "status": ["ok"] * len(labels),
+        "issues": [[] for _ in labels],
+        "width": [8] * len(labels),
+        "height": [8] * len(labels),
+        "mode": ["RGB"] * len(labels),
+        "format": ["PNG"] * len(labels),
+        "num_bytes": [100] * len(labels),
+        "sha256": [f"{number:064x}" for number in generator.permutation(len(labels))],
+        "dhash": list(hashes[0]),
+        "phash": list(hashes[1]),
+        "brightness": [0.5] * len(labels),
+        "sharpness": [1.0] * len(labels),
+        "entropy": [7.0] * len(labels),
+        "group": [-1] * len(labels),
+    }
+    return pd.DataFrame({**values, **columns}, columns=["given_split", *MANIFEST_COLUMNS])
+
+
+def copy_bytes(table: pd.DataFrame, original: int, copy: int) -> None:
+    """Make one row a byte-equal copy of another."""
+    for column in ("sha256", "dhash", "phash"):
+        values = list(table[column])
+        values[copy] = values[original]
+        table[column] = values
+
+
+def check(verdict: stage.Verdict, name: str) -> CheckResult:
+    return next(found for found in verdict.checks if found.name == name)
+
+
+def failed_critical(verdict: stage.Verdict) -> set[str]:
+    return {found.name for found in verdict.checks if found.severity == "critical" and not found.passed}
+
+
+def noise(seed: int, size_px: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# The sample
+
+
+def test_every_planted_defect_is_found_by_its_check(sample: Sample) -> None:
+    offenders = {found.name: set(found.offenders) for found in sample.verdict.checks}
+    missed = [row for row in sample.planted if row["path"] not in offenders[row["check"]]]
+    assert len(sample.planted) == 43
+    assert missed == []
+
+
+def test_clean_images_have_no_issue_beside_the_originals_of_copies(sample: Sample) -> None:
+    for name in set(IMAGE_ISSUES) - {"near-duplicate"}:
+        planted = {path for row in sample.planted if row["check"] == name for path in (row["path"], row["original"]) if path}
+        assert set(check(sample.verdict, name).offenders) == planted, name
+
+
+def test_no_clean_image_is_quarantined(sample: Sample) -> None:
+    manifest = sample.verdict.manifest
+    quarantined = manifest[manifest["status"] == "quarantined"]
+    unusable = {"empty", "not-an-image", "truncated", "constant"}
+    assert set(quarantined["path"]) == {row["path"] for row in sample.planted if row["check"] in unusable}
+    assert set(quarantined["split"]) == {""}
+    assert set(manifest.loc[manifest["status"] == "ok", "split"]) == {"train", "val", "test"}
+
+
+def test_the_sample_passes_with_warnings(sample: Sample) -> None:
+    summary = sample.verdict.summary()
+    assert sample.verdict.passed
+    assert (summary["num_images"], summary["num_ok"], summary["num_quarantined"]) == (4626, 4613, 13)
+    assert {found.name for found in sample.verdict.checks if not found.passed} == {row["check"] for row in sample.planted}
+
+
+def test_groups_of_the_sample_lie_in_one_split_and_join_copies(sample: Sample) -> None:
+    manifest = sample.verdict.manifest
+    usable = manifest[manifest["status"] == "ok"]
+    assert usable.groupby("group")["split"].nunique().max() == 1
+    group = dict(zip(manifest["path"], manifest["group"], strict=True))
+    copies = [row for row in sample.planted if row["original"]]
+    assert len(copies) == 11
+    assert [row for row in copies if group[row["path"]] != group[row["original"]]] == []
+
+
+def test_the_sample_is_stratified(sample: Sample) -> None:
+    usable = sample.verdict.manifest.query("status == 'ok'")
+    for label, rows in usable.groupby("label"):
+        for split in ("val", "test"):
+            assert abs((rows["split"] == split).sum() - 0.15 * len(rows)) <= 2.5, (label, split)
+
+
+# One image
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM"])
+def test_damaged_files_of_any_format_are_findings_not_crashes(tmp_path: Path, image_format: str) -> None:
+    buffer = io.BytesIO()
+    noise(0).save(buffer, image_format)
+    content = buffer.getvalue()
+    generator = np.random.default_rng(0)
+    path = tmp_path / "image.bin"
+    found: set[str] = set()
+    for _ in range(60):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[generator.integers(0, len(content), 4)] = generator.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes()[: int(generator.integers(1, len(content) + 1))])
+        found.update(examine(path).issues)
+        thumbnails(tmp_path, ["image.bin"])
+    assert found & {"not-an-image", "truncated", "unreadable"}
+
+
+def bomb_png() -> bytes:
+    """A small PNG whose header promises more pixels than are decoded."""
+    side = int(MAX_PIXELS**0.5) + 100
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    parts = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, data, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_of_too_many_pixels_is_unreadable_and_has_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(bomb_png())
+    assert examine(tmp_path / "bomb.png").issues == ("unreadable",)
+    assert thumbnails(tmp_path, ["bomb.png"]) == {}
+
+
+def test_facts_of_a_plain_image(tmp_path: Path) -> None:
+    Image.fromarray(np.tile(np.repeat(np.array([0, 255], np.uint8), 8), (8, 1))).save(tmp_path / "half.png")
+    facts = examine(tmp_path / "half.png")
+    assert (facts.width, facts.height, facts.mode, facts.format, facts.issues) == (16, 8, "L", "PNG", ())
+    assert facts.brightness == 0.5
+    assert facts.entropy == 1.0
+
+
+# Duplicates
+
+
+def flip_bits(value: int, bits: NDArray[np.int64]) -> int:
+    for bit in bits:
+        value ^= 1 << int(bit)
+    return value
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2, 4, 7, 16])
+def test_near_pairs_equal_brute_force(distance: int) -> None:
+    generator = np.random.default_rng(distance)
+    hashes: list[tuple[int, int]] = [(0, 0), (2**64 - 1, 2**64 - 1), (0, 0)]
+    hashes += [(int(a), int(b)) for a, b in generator.integers(0, 2**64 - 1, (40, 2), dtype=np.uint64)]
+    for _ in range(200):
+        first, second = hashes[generator.integers(len(hashes))]
+        num_bits = generator.integers(0, distance + 3, 2)
+        first = flip_bits(first, generator.choice(64, num_bits[0], replace=False))
+        hashes.append((first, flip_bits(second, generator.choice(64, num_bits[1], replace=False))))
+    dhash, phash = (np.array([pair[i] for pair in hashes], np.uint64) for i in (0, 1))
+    near = [
+        [i, j]
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if all((a ^ b).bit_count() <= distance for a, b in zip(hashes[i], hashes[j], strict=True))
+    ]
+    assert len(near) > 10
+    assert duplicates.near_pairs(dhash, phash, distance).tolist() == near
+
+
+def test_near_pairs_of_nothing() -> None:
+    nothing = np.empty(0, np.uint64)
+    assert duplicates.near_pairs(nothing, nothing, 2).shape == (0, 2)
+
+
+def test_groups_are_named_by_their_smallest_member() -> None:
+    pairs = np.array([[4, 5], [1, 3], [3, 5], [2, 6]], np.int64)
+    assert duplicates.groups(pairs, 8).tolist() == [0, 1, 2, 1, 1, 1, 2, 7]
+    assert duplicates.groups(np.empty((0, 2), np.int64), 0).tolist() == []
+
+
+def test_equal_pairs_join_each_copy_to_the_first() -> None:
+    assert duplicates.equal_pairs(np.array(["b", "a", "b", "c", "b", "a"], object)).tolist() == [[0, 2], [0, 4], [1, 5]]
+
+
+# Splits
+
+FRACTIONS = {"val": 0.15, "test": 0.2}
+
+
+def ungrouped(counts: dict[str, int], **columns: list[Any]) -> pd.DataFrame:
+    table = make_table(counts, **columns)
+    return table if "group" in columns else table.assign(group=range(len(table)))
+
+
+def test_splits_are_stratified() -> None:
+    table = ungrouped({"a": 100, "b": 33, "c": 20})
+    split = splits.assign(table, FRACTIONS, 0)
+    counts = pd.crosstab(table["label"], split)
+    for label, total in (("a", 100), ("b", 33), ("c", 20)):
+        assert int(counts["val"][label]) == round(0.15 * total)
+        assert int(counts["test"][label]) == round(0.2 * total)
+    assert int(counts.to_numpy().sum()) == 153
+
+
+def test_the_seed_decides_the_split() -> None:
+    table = ungrouped({"a": 100, "b": 100})
+    first = splits.assign(table, FRACTIONS, 0)
+    assert splits.assign(table, FRACTIONS, 0).tolist() == first.tolist()
+    assert splits.assign(table, FRACTIONS, 1).tolist() != first.tolist()
+
+
+def test_the_split_does_not_depend_on_names_or_order() -> None:
+    table = ungrouped({"a": 100, "b": 100})
+    first = dict(zip(table["sha256"], splits.assign(table, FRACTIONS, 0), strict=True))
+    shuffled = table.sample(frac=1, random_state=1).reset_index(drop=True)
+    shuffled = shuffled.assign(group=range(len(shuffled)), path=[f"{number}.png" for number in range(len(shuffled))])
+    assert dict(zip(shuffled["sha256"], splits.assign(shuffled, FRACTIONS, 0), strict=True)) == first
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_split(seed: int) -> None:
+    """Groups of up to three, some of which span both classes."""
+    group = [*[number // 3 for number in range(90)], *[number // 2 for number in range(90)]]
+    table = ungrouped({"a": 90, "b": 90}, group=group)
+    split = splits.assign(table, FRACTIONS, seed)
+    assert split.groupby(table["group"]).nunique().max() == 1
+    assert set(split) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_split_where_val_is_carved_out_of_train(seed: int) -> None:
+    group = [*[number // 3 for number in range(90)], *[number // 2 for number in range(90)], *range(1000, 1040)]
+    given = [*["train"] * 180, *["test"] * 40]
+    table = ungrouped({"a": 90, "b": 110, "a ": 20}, given_split=given, group=group)
+    split = splits.assign(table, FRACTIONS, seed)
+    assert split.groupby(table["group"]).nunique().max() == 1
+    assert split[180:].tolist() == ["test"] * 40
+
+
+def test_given_splits_are_kept() -> None:
+    given = [*["train"] * 10, *["val"] * 30, *["test"] * 60, *["train"] * 50, *["val"] * 30, *["test"] * 20]
+    table = ungrouped({"a": 100, "b": 100}, given_split=given)
+    assert splits.assign(table, FRACTIONS, 0).tolist() == given
+
+
+@pytest.mark.parametrize(("given", "missing"), [("test", "val"), ("val", "test")])
+def test_a_split_that_was_not_given_comes_out_of_train(given: str, missing: str) -> None:
+    table = ungrouped({"a": 100, "b": 60}, given_split=[*["train"] * 80, *[given] * 20, *["train"] * 50, *[given] * 10])
+    split = splits.assign(table, FRACTIONS, 0)
+    assert (split[table["given_split"] == given] == given).all()
+    counts = pd.crosstab(table["label"], split)
+    assert int(counts[missing]["a"]) == round(100 * FRACTIONS[missing])
+    assert int(counts[missing]["b"]) == round(60 * FRACTIONS[missing])
+    assert int(counts["train"]["a"]) == 80 - round(100 * FRACTIONS[missing])
+
+
+# Policies and critical checks
+
+
+@pytest.mark.parametrize("policy", ["quarantine", "report", "fail"])
+def test_policies_act(policy: str) -> None:
+    table = make_table({"a": 60, "b": 60}, issues=[["cmyk"], *([] for _ in range(119))])
+    verdict = stage.validate(table, with_values(policy={"cmyk": policy}))
+    assert check(verdict, "cmyk").offenders == ("a/0000.png",)
+    assert verdict.manifest["status"][0] == ("quarantined" if policy == "quarantine" else "ok")
+    assert (verdict.manifest["split"][0] == "") == (policy == "quarantine")
+    assert verdict.passed == (policy != "fail")
+    assert failed_critical(verdict) == ({"cmyk"} if policy == "fail" else set())
+
+
+@pytest.mark.parametrize("issue", UNREADABLE)
+def test_what_cannot_be_decoded_is_never_used(issue: str) -> None:
+    table = make_table({"a": 60, "b": 60}, issues=[[], [], [], [issue], *([] for _ in range(116))])
+    verdict = stage.validate(table, with_values(policy={issue.replace("-", "_"): "report"}))
+    assert verdict.manifest["status"].tolist().count("quarantined") == 1
+    assert verdict.manifest["status"][3] == "quarantined"
+
+
+def test_copies_are_reported_and_stay_together() -> None:
+    table = make_table({"a": 60, "b": 60})
+    for copy, original in ((1, 0), (70, 2), (71, 72)):
+        copy_bytes(table, original, copy)
+    verdict = stage.validate(table, PARAMS)
+    assert check(verdict, "exact-duplicate").offenders == ("a/0000.png", "a/0001.png", "b/0071.png", "b/0072.png")
+    assert check(verdict, "conflicting-labels").offenders == ("a/0002.png", "b/0070.png")
+    assert verdict.manifest["group"][[0, 1, 2, 70, 71, 72]].tolist() == [0, 0, 2, 2, 71, 71]
+    assert check(verdict, "split-overlap").passed
+    assert verdict.passed
+
+
+def test_a_single_class_fails() -> None:
+    verdict = stage.validate(make_table({"a": 60}), PARAMS)
+    assert failed_critical(verdict) == {"class-set"}
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize(("num_broken", "passed"), [(12, True), (13, False)])
+def test_the_share_of_unreadable_files_is_limited(num_broken: int, passed: bool) -> None:
+    issues = [["truncated"] if number % 9 == 0 and number < 9 * num_broken else [] for number in range(120)]
+    verdict = stage.validate(make_table({"a": 60, "b": 60}, issues=issues), with_values(max_unreadable_fraction=12 / 120))
+    assert verdict.passed == passed
+    assert failed_critical(verdict) == (set() if passed else {"decodable-share"})
+
+
+def test_a_class_without_an_image_in_a_split_fails() -> None:
+    verdict = stage.validate(make_table({"a": 60, "b": 60, "rare": 2}), PARAMS)
+    assert failed_critical(verdict) == {"split-classes"}
+    assert check(verdict, "split-classes").offenders == ("rare",)
+
+
+def test_a_class_without_a_usable_image_fails() -> None:
+    issues = [[] if number < 120 else ["constant"] for number in range(125)]
+    verdict = stage.validate(make_table({"a": 60, "b": 60, "blank": 5}, issues=issues), PARAMS)
+    assert check(verdict, "split-classes").offenders == ("blank",)
+    assert not verdict.passed
+
+
+def test_overlap_of_given_splits_fails() -> None:
+    given = [*["train"] * 40, *["val"] * 10, *["test"] * 10] * 2
+    table = make_table({"a": 60, "b": 60}, given_split=given)
+    clean = stage.validate(table, PARAMS)
+    assert clean.passed
+    copy_bytes(table, 5, 55)
+    verdict = stage.validate(table, PARAMS)
+    assert failed_critical(verdict) == {"split-overlap"}
+    assert check(verdict, "split-overlap").offenders == ("a/0005.png",)
+    assert verdict.manifest["split"].tolist() == given
+
+
+def test_small_and_lopsided_classes_are_warnings() -> None:
+    verdict = stage.validate(make_table({"a": 200, "b": 15}), PARAMS)
+    assert check(verdict, "smallest-class").offenders == ("b",)
+    assert check(verdict, "class-ratio").offenders == ("a",)
+    assert {check(verdict, name).severity for name in ("smallest-class", "class-ratio")} == {"warning"}
+    assert verdict.passed
+
+
+def test_thresholds_come_from_the_parameters() -> None:
+    table = make_table({"a": 100, "b": 20})
+    at_the_bound = stage.validate(table, with_values(min_images_per_class=20, max_class_ratio=5))
+    assert check(at_the_bound, "smallest-class").passed
+    assert check(at_the_bound, "class-ratio").passed
+    beyond = stage.validate(table, with_values(min_images_per_class=21, max_class_ratio=4.99))
+    assert not check(beyond, "smallest-class").passed
+    assert not check(beyond, "class-ratio").passed
+
+
+def test_an_empty_table_fails() -> None:
+    verdict = stage.validate(make_table({}), PARAMS)
+    assert not verdict.passed
+    assert {"usable-images", "class-set", "split-classes", "split-overlap"} <= failed_critical(verdict)
+    assert verdict.summary()["num_images"] == 0
+
+
+def test_a_table_without_a_usable_image_fails() -> None:
+    verdict = stage.validate(make_table({"a": 2, "b": 2}, issues=[["empty"]] * 4), PARAMS)
+    assert {"usable-images", "class-set", "decodable-share"} <= failed_critical(verdict)
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names that a careless page would run as HTML, and one broken file a kind."""
+    raw = tmp_path_factory.mktemp("hostile") / "raw"
+    for number, label in enumerate(("<b onclick=alert(2)>cat", '"dog" & co')):
+        (raw / label).mkdir(parents=True)
+        for image in range(8):
+            noise(10 * number + image).save(raw / label / f"{image}.png")
+    cats = raw / "<b onclick=alert(2)>cat"
+    noise(100).save(cats / "<img src=x onerror=alert(1)>.png")
+    noise(101).convert("CMYK").save(cats / "<img src=x onerror=alert(1)>.jpg")
+    (cats / "bomb.png").write_bytes(bomb_png())
+    (cats / "empty.png").write_bytes(b"")
+    return raw
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_report_of_hostile_names(hostile: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        verdict = stage.validate(stage.scan(hostile), PARAMS)
+        stage.write(verdict, hostile, tmp_path / name / "manifest.parquet", tmp_path / name / "report")
+    first = tree(tmp_path / "first")
+    assert set(first) == {"manifest.parquet", "report/index.html", "report/summary.json"}
+    assert tree(tmp_path / "second") == first
+
+    html = first["report/index.html"].decode()
+    assert "<img src=x" not in html
+    assert "<b onclick" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in html
+    assert "&lt;b onclick=alert(2)&gt;cat" in html
+    assert 'title=""dog"' not in html
+    assert "no picture" in html
+    assert not re.search(r"(src|href)=\"(?!data:|#)", html)
+
+    summary = json.loads(first["report/summary.json"])
+    assert {"num_images", "num_ok", "num_quarantined", "class_counts", "passed", "checks"} <= set(summary)
+    assert summary["num_images"] == summary["num_ok"] + summary["num_quarantined"] == 20
+    assert sum(summary["class_counts"].values()) == summary["num_ok"]
+    for found in summary["checks"]:
+        assert {"name", "severity", "passed", "num_offenders", "observed", "expected", "offenders"} <= set(found)
+        assert found["num_offenders"] == len(found["offenders"])
+        assert found["severity"] in ("critical", "warning", "info")
+
+
+def test_manifest_survives_the_round_trip(sample: Sample, tmp_path: Path) -> None:
+    stage.write(sample.verdict, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
+    read = read_manifest(tmp_path / "manifest.parquet")
+    assert tuple(read.columns) == MANIFEST_COLUMNS
+    for column in MANIFEST_COLUMNS:
+        written = sample.verdict.manifest[column]
+        assert [list(value) if column == "issues" else value for value in read[column]] == list(written), column
+    assert sum(len(usable_rows(read, split)) for split in splits.SPLITS) == 4613
+    assert usable_rows(read, "val")["path"].is_monotonic_increasing
+
+
+def test_given_splits_are_read_from_folders(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cat/1.png", "test/cat/2.png", "val/3.png", "dog/4.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(number).save(tmp_path / name)
+    scanned = stage.scan(tmp_path)
+    found = {row["path"]: (row["given_split"], row["label"]) for row in scanned.to_dict("records")}
+    assert found == {
+        "dog/4.png": ("", "dog"),
+        "test/cat/2.png": ("test", "cat"),
+        "train/cat/1.png": ("train", "cat"),
+        "val/3.png": ("", "val"),
+    }
