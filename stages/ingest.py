@@ -72,10 +72,16 @@ def _save(member: Member, raw: Path) -> None:
 
 def _drop_wrapping_folders(raw: Path) -> None:
     """Lift class folders out of a folder that merely wraps them (``photos/cat/…``, ``photos/dog/…``)."""
+    wrapped = raw.with_name(raw.name + ".wrapped")
     while len(entries := list(raw.iterdir())) == 1 and entries[0].name not in SPLITS:
-        if not all(child.is_dir() for child in entries[0].iterdir()):
-            return
-        wrapped = entries[0].rename(raw.with_name(raw.name + ".wrapped"))
+        children = list(entries[0].iterdir())
+        folders = [child for child in children if child.is_dir()]
+        if len(folders) < 2 and len(folders) < len(children):
+            return  # a single class
+        for child in set(children).difference(folders):
+            child.unlink()  # a README beside the class folders
+        shutil.rmtree(wrapped, ignore_errors=True)
+        entries[0].rename(wrapped)
         raw.rmdir()
         wrapped.rename(raw)
 

@@ -38,8 +38,13 @@ def is_archive(path: Path) -> bool:
 
 def members_of_folder(folder: Path) -> Iterator[Member]:
     """All files below ``folder`` by name, without hidden ones and those of operating systems."""
-    for parent, folders, names in os.walk(folder):
+    seen: set[Path] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
+        if (real := Path(parent).resolve()) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
         for name in sorted(names):
             path = Path(parent, name)
             relative = PurePosixPath(path.relative_to(folder).as_posix())

@@ -22,11 +22,14 @@ def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Se
         if (table["given_split"] == name).any():
             continue
         for _, members in table[free].groupby("label", sort=True):
-            ordered = members.assign(draw=_draws(members, seed)).sort_values(["draw", "group"])
-            wanted = round(fraction * len(table[(table["label"] == members["label"].iloc[0])]))
-            sizes = ordered.groupby("draw", sort=True).size().cumsum()
-            chosen = sizes.index[sizes <= wanted]
-            split[ordered.index[ordered["draw"].isin(chosen)]] = name
+            draws = _draws(members, seed)
+            wanted = max(1, round(fraction * int((table["label"] == members["label"].iloc[0]).sum()))) if fraction else 0
+            chosen = []
+            for drawn, size in draws.value_counts().sort_index().items():
+                if size <= wanted:  # a group that is too large is passed over
+                    chosen.append(drawn)
+                    wanted -= size
+            split[members.index[draws.isin(chosen)]] = name
         free = split.isin(["", "train"])
     split[free] = "train"
     # A group that spans classes follows the first of its members that could be assigned.
