@@ -49,8 +49,6 @@ def test_at_least_as_good_as_a_linear_probe(tmp_path: Path) -> None:
     found = {name: features(backbone, images) for name, images in splits.items()}
     regression = LogisticRegressionCV(Cs=np.logspace(-4, 1, 8), l1_ratios=(0,), max_iter=1000, use_legacy_attributes=False)
     probe = make_pipeline(StandardScaler(), regression)
-        StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-4, 1, 8), l1_ratios=(0,), max_iter=1000, use_legacy_attributes=False)
-    )
     probe.fit(found["train"], splits["train"].labels)
     probe_accuracy = probe.score(found["test"], splits["test"].labels)
     metrics = json.loads((clone / "reports/evaluate/metrics.json").read_text())
