@@ -140,7 +140,8 @@ def main(log: journal.Journal) -> None:
     log.say(f"test accuracy {metrics['accuracy']:.3f} ({metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f})")
     for name, gate in result.gates.items():
         if not gate["passed"]:
-            log.say(f"gate missed: {name} is {gate['value']:.3f}, wanted {gate}")
+            wanted = f"at least {gate['min']}" if "min" in gate else f"at most {gate['max']}"
+            log.say(f"gate missed: {name} is {gate['value']:.3f}, wanted {wanted}")
 
 
 if __name__ == "__main__":

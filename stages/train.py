@@ -52,16 +52,7 @@ def train(
         parts.append((name, part.model_dump(mode="json")))
         sink(name, part)
 
-    classifier = model.build_classifier(
-        len(batches.images.classes),
-        batches.images.size_px,
-        alpha=params.alpha,
-        dropout=params.dropout,
-        batchnorm_momentum=params.batchnorm_momentum,
-        seed=params.seed,
-    )
-    pretrained = model.load_backbone(classifier, backbone)
-    classifier.get_layer(model.BACKBONE_LAYER).trainable = not pretrained
+    classifier, pretrained = _build(batches.images, params, backbone)
     training = model.wrap_for_training(classifier, batches.policy.fill_mode)
     keep("setup", _setup(training, batches, val_set, params, pretrained=pretrained))
     collector, best = EvidenceCollector(keep), BestWeights()
@@ -78,6 +69,21 @@ def train(
     found = evidence.from_parts(parts)
     assert found is not None  # noqa: S101  (setup was kept above)
     return Fit(classifier, found, best.epoch if params.restore_best_weights else len(found.epochs) - 1)
+
+
+def _build(images: prepared.Prepared, params: TrainParams, backbone: Path) -> tuple[Any, bool]:
+    """The classifier, its backbone frozen if it is pretrained; and whether it is."""
+    classifier = model.build_classifier(
+        len(images.classes),
+        images.size_px,
+        alpha=params.alpha,
+        dropout=params.dropout,
+        batchnorm_momentum=params.batchnorm_momentum,
+        seed=params.seed,
+    )
+    pretrained = model.load_backbone(classifier, backbone)
+    classifier.get_layer(model.BACKBONE_LAYER).trainable = not pretrained
+    return classifier, pretrained
 
 
 def _setup(training: Any, batches: TrainBatches, val_set: prepared.Prepared, params: TrainParams, *, pretrained: bool) -> evidence.Setup:

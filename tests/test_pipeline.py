@@ -38,7 +38,7 @@ def test_the_run_is_finished_and_named(trained: Path, recorded: Any) -> None:
     assert {tags[f"stage.{stage}"] for stage in STAGES} == {"ran"}
     assert tags["flight.id"] == next((trained / ".flight/runs").iterdir()).name
     assert tags["verdict"] == json.loads((trained / "reports/diagnose/verdict.json").read_text())["verdict"]
-    assert tags["mlflow.note.content"].startswith(f"**{tags['verdict']}**")
+    assert tags["mlflow.note.content"].startswith(f"{tags['verdict']}: ")
     lock = YAML(typ="safe").load(trained / "dvc.lock")
     assert tags["data.version"] == lock["stages"]["ingest"]["outs"][1]["md5"]
     assert recorded.inputs.dataset_inputs[0].dataset.digest == tags["data.version"]

@@ -117,7 +117,7 @@ class Store:
             return str(experiment.experiment_id)
         embedded = (self._root / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
         try:
-            return str(self._client.create_experiment(name, artifact_location=embedded))
+            return str(self._client.create_experiment(name, embedded, names.EXPERIMENT_TAGS))
         except MlflowException:  # another recorder made it in the meantime
             return str(self._client.get_experiment_by_name(name).experiment_id)
 
@@ -167,7 +167,7 @@ class Store:
         self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
 
     def _describe(self, ending: dict[str, Any], verdict: dict[str, Any]) -> str:
-        lines = [f"**{verdict['verdict']}** {verdict['sentence'].removeprefix(verdict['verdict'] + ':').strip()}", ""]
+        lines = [verdict["sentence"], ""]
         if ending["failure"]:
             failure = ending["failure"]
             lines += [f"Failed in `{failure['stage']}` ({failure['kind']}): {failure['cause']}", ""]

@@ -20,7 +20,12 @@ TAG_GIT_COMMIT = "mlflow.source.git.commit"
 TAG_SOURCE = "mlflow.source.name"
 TAG_USER = "mlflow.user"
 
-ARTIFACT_REPORTS = "reports"
+# Without the kind, MLflow's pages open on traces of language models.
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "evaluate/accuracy",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+}
 ARTIFACT_RECORD = "record"
 MODEL_NAME = "model"
 

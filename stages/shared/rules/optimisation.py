@@ -10,6 +10,8 @@ from stages.shared.rules.outcome import Finding, Missing, change, rounded
 
 # An update of more than a hundredth of the weights a step is too much, of less than 1e-5 too little (Karpathy, CS231n notes).
 HIGH_UPDATE_RATIO, LOW_UPDATE_RATIO = 1e-2, 1e-5
+LARGEST_RATIO = 1e6  # above it a step's size says no more than that it was absurd
+HIGHEST_HEALTHY_RATIO = 0.03  # of a healthy training's very first steps, measured on the sample
 DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
 UNLEARNED_LOSS = 0.8  # times ln K
 WARM_UP_STEPS = 100  # fewer steps are too few to learn in, at any rate
@@ -39,8 +41,12 @@ def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding
             "highest_update_ratio": str(rounded(highest_ratio)),
         },
         explanation=f"the loss reached {last:.3g} (untrained: {chance_loss:.2f}) while single steps changed the weights by up to "
-        f"{highest_ratio:.1%} (usual: below {HIGH_UPDATE_RATIO:.0%}).",
-        fix=(change(params, key, rounded(present / 10)), change(params, "train.clip_norm", 1.0)),
+        f"{highest_ratio:.2g} times their size (usual: below {HIGHEST_HEALTHY_RATIO}).",
+        # A step is proportional to the rate, so the rate that would have kept to the usual is known.
+        fix=(
+            change(params, key, rounded(present * min(0.1, HIGHEST_HEALTHY_RATIO / min(highest_ratio, LARGEST_RATIO)))),
+            change(params, "train.clip_norm", 1.0),
+        ),
     )
 
 
