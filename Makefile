@@ -8,30 +8,30 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: run test test-slow check ui lock
 
 run: .venv/$(LOCK)
-	dvc repro
-	flight why || true  # a verdict other than healthy is an answer, not an error of make
+	.venv/bin/dvc repro
+	@.venv/bin/flight why || true  # a verdict other than healthy is an answer, not an error of make
 
 test: .venv/requirements-dev.lock check
-	pytest
+	.venv/bin/pytest
 
 test-slow: .venv/requirements-dev.lock
-	pytest -m slow
+	.venv/bin/pytest -m slow
 
 check: .venv/requirements-dev.lock
-	ruff check .
-	ruff format --check .
-	mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 ui: .venv/$(LOCK)
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	.venv/bin/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 # The stamp is a copy of the lock that the environment was made from.
 .venv/%.lock: %.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(f"Flight Recorder needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is {v}. Type: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@echo "Installing $(words $(shell grep -o '^[a-z0-9._-]*==' $<)) packages from $< (some minutes the first time)"
-	python -m pip install --disable-pip-version-check --require-hashes -r $<
-	python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
+	.venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r $<
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
 	@cp $< $@
 
 # Newest releases that fit pyproject.toml; needs uv.

@@ -17,14 +17,16 @@ import psutil
 
 from stages.flight.record import capture, recorder_process, session
 from stages.flight.record.journal import RUN_FOLDER_VARIABLE, SCHEMA, Journal
+from stages.flight.record.names import STAGES
 from stages.flight.record.stage_stderr import StageStderr
 
-STAGES = ("ingest", "validate", "prepare", "augment", "train", "evaluate", "diagnose")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The shell and DVC read an ending by signal N as exit code 128 + N.
 SIGNAL_EXIT_OFFSET = 128
 # A grandchild that outlives the stage may hold standard error open.
 STDERR_TIMEOUT_S = 2.0
+# Of so many of the newest runs, those that have not arrived in MLflow are taken up again.
+TAKEN_UP = 8
 
 
 def main() -> int:
@@ -33,46 +35,53 @@ def main() -> int:
         sys.stderr.write(f"usage: python -m stages {{{','.join(STAGES)}}}\n")
         return 2
     stage = sys.argv[1]
-    run = session.join()
+    received: list[int] = []
+    for number in FORWARDED:
+        signal.signal(number, lambda number, frame: received.append(number))  # until there is a stage to pass it on to
+    run, root = session.join(), session.records_root()
     journal = Journal(run.folder)
     if run.is_new:
-        _open_run(run, journal)
-    recorder_process.ensure(run.folder)
-    exit_code = _run(stage, run.folder, journal)
+        _open_run(run, root, journal)
+        recorder_process.ensure(run.folder, root)
+        journal.write("capture", **capture.workspace(Path.cwd(), run.folder))
+        for folder in recorder_process.unfinished(run.folder.parent, TAKEN_UP):
+            recorder_process.ensure(folder, root)
+    else:
+        recorder_process.ensure(run.folder, root)
+    exit_code = _run(stage, run.folder, journal, received)
     if exit_code != 0:
         recorder_process.tell_verdict(run.folder, stage)
     return exit_code
 
 
-def _open_run(run: session.Session, journal: Journal) -> None:
+def _open_run(run: session.Session, root: Path, journal: Journal) -> None:
     journal.write(
         "run",
         schema=SCHEMA,
         id=run.folder.name,
         name=os.environ.get("DVC_EXP_NAME") or run.folder.name,
-        root=str(session.records_root()),
+        root=str(root),
         workspace=str(Path.cwd()),
         anchor=run.anchor.as_record(),
         command=run.command,
         experiment=os.environ.get("DVC_EXP_NAME"),
         mlflow_run_id=os.environ.get("FLIGHT_RUN_ID"),
     )
-    journal.write("capture", **capture.workspace(Path.cwd(), run.folder))
 
 
-def _run(stage: str, folder: Path, journal: Journal) -> int:
+def _run(stage: str, folder: Path, journal: Journal, received: list[int]) -> int:
     started = time.monotonic()
     child: subprocess.Popen[bytes] | None = None
-    received: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         journal.write("signal", signal=number, name=signal.Signals(number).name, receiver=f"launcher of {stage}")
-        received.append(number)
         if child is not None:
             child.send_signal(number)
+        else:
+            received.append(number)
 
-    for number in FORWARDED:
-        signal.signal(number, forward)
+    for forwarded in FORWARDED:
+        signal.signal(forwarded, forward)
     stderr = StageStderr()
     # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
     child = subprocess.Popen(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from stages.flight.record import journal
 from stages.shared import files, page, paths
-from stages.shared.augmentation import Draws, SamplingPlan, Strength, draw, measure_strength, plan_sampling
+from stages.shared.augmentation import Draws, SamplingPlan, Strength, draw, measure_strength, plan_sampling, random_numbers
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared, read
 from stages.shared.thumbnails import data_uri
@@ -59,7 +59,7 @@ def variants(train_set: Prepared, policy: AugmentParams) -> list[list[NDArray[np
     firsts = [int(np.flatnonzero(train_set.labels == label)[0]) for label in range(len(train_set.classes))]
     rows = []
     for image in train_set.gather(np.array(firsts)):
-        draws = draw(policy, 0, np.arange(NUM_VARIANTS), NUM_VARIANTS, train_set.size_px)
+        draws = draw(policy, random_numbers(policy.seed, 0, NUM_VARIANTS), train_set.size_px)
         rows.append([image, *(_apply(image, draws, number, policy.fill_mode) for number in range(NUM_VARIANTS))])
     return rows
 
@@ -77,7 +77,7 @@ def _apply(image: NDArray[np.uint8], draws: Draws, number: int, fill_mode: str) 
     )
     contrast, added = draws.colours[number]
     changed = (np.asarray(warped, np.float32) - 127.5) * contrast + 127.5 + added
-    return np.asarray(np.clip(changed, 0, 255), np.uint8)
+    return np.asarray(np.clip(changed, 0, 255).round(), np.uint8)
 
 
 def write(result: Augmentation, pictures: list[list[NDArray[np.uint8]]], folder: Path, report: Path) -> None:

@@ -12,7 +12,6 @@ from stages.shared.archives import Member, is_archive, members_of_archive, membe
 from stages.shared.errors import SourceError
 from stages.shared.params import IngestParams, Params, load
 
-SPLITS = ("train", "val", "test")
 LAYOUT = "one folder a class with its images, or train/, val/, test/ with class folders in each"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5 file format specification, section II.A
 IMAGENET_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -63,9 +62,11 @@ def _save(member: Member, raw: Path) -> None:
     target = raw / member.path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
+        with target.open("xb") as file:
             for chunk in member.chunks():
                 file.write(chunk)
+    except FileExistsError as error:
+        raise SourceError(f"{member.path} occurs twice in the source (or differs from another name in case only). Rename one.") from error
     except OSError as error:
         raise SourceError(f"{member.path} cannot be copied to {target}: {error}") from error
 
@@ -73,7 +74,7 @@ def _save(member: Member, raw: Path) -> None:
 def _drop_wrapping_folders(raw: Path) -> None:
     """Lift class folders out of a folder that merely wraps them (``photos/cat/…``, ``photos/dog/…``)."""
     wrapped = raw.with_name(raw.name + ".wrapped")
-    while len(entries := list(raw.iterdir())) == 1 and entries[0].name not in SPLITS:
+    while len(entries := list(raw.iterdir())) == 1 and entries[0].name not in paths.SPLITS:
         children = list(entries[0].iterdir())
         folders = [child for child in children if child.is_dir()]
         if len(folders) < 2 and len(folders) < len(children):
@@ -92,7 +93,7 @@ def count_classes(raw: Path) -> dict[str, int]:
     for path in sorted(raw.rglob("*")):
         if path.is_file():
             parts = path.relative_to(raw).parts
-            label = parts[1] if parts[0] in SPLITS and len(parts) > 2 else parts[0]
+            label = parts[1] if parts[0] in paths.SPLITS and len(parts) > 2 else parts[0]
             counts[label] = counts.get(label, 0) + 1
     return counts
 

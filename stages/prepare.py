@@ -12,7 +12,7 @@ from stages.flight.record import journal
 from stages.shared import files, paths, prepared
 from stages.shared.manifest import read_manifest, usable_rows
 from stages.shared.params import load
-from stages.shared.splits import SPLITS
+from stages.shared.paths import SPLITS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import keras
 from pydantic import BaseModel
 
 from stages.flight.record import journal
-from stages.flight.record.keras_callback import Recorder
+from stages.flight.record.keras_callback import JournalCallback
 from stages.shared import devices, evidence, files, model, paths, prepared
 from stages.shared.augmentation import SamplingPlan
 from stages.shared.batches import PlainBatches, TrainBatches
@@ -196,7 +196,7 @@ def main(log: journal.Journal) -> None:
     def sink(name: str, part: BaseModel) -> None:
         log.write("evidence", part=name, values=part.model_dump(mode="json"))
 
-    fit = train(batches, val_set, params.train, paths.BACKBONE, sink, callbacks=[Recorder(log, batches)])
+    fit = train(batches, val_set, params.train, paths.BACKBONE, sink, callbacks=[JournalCallback(log, batches)])
     metrics = write(fit, paths.MODEL, paths.TRAIN_REPORT)
     log.metrics("train", {f"best_{name}": value for name, value in metrics.items()})
 

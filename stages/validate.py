@@ -46,7 +46,7 @@ class Verdict:
             "class_counts": {str(label): int(count) for label, count in usable["label"].value_counts().items()},
             "split_counts": {
                 name: {str(label): int(count) for label, count in counts.xs(name, level="split").items()}
-                for name in splits.SPLITS
+                for name in paths.SPLITS
                 if name in counts.index.get_level_values("split")
             },
             "passed": self.passed,
@@ -64,7 +64,7 @@ def scan(raw: Path) -> pd.DataFrame:
 
 
 def _row(path: Path, facts: ImageFacts) -> dict[str, Any]:
-    given = path.parts[0] if path.parts[0] in splits.SPLITS and len(path.parts) > 2 else ""
+    given = path.parts[0] if path.parts[0] in paths.SPLITS and len(path.parts) > 2 else ""
     label = path.parts[1] if given else path.parts[0]
     values = {**asdict(facts), "issues": list(facts.issues)}
     return {
@@ -115,7 +115,7 @@ def _tables(table: pd.DataFrame) -> dict[TableName, pd.DataFrame]:
     usable = table[table["status"] == "ok"]
     issues = {name: table["issues"].map(lambda found, name=name: int(name in found)) for name in IMAGE_ISSUES}
     images = pd.DataFrame(issues).set_axis(table["path"])
-    per_split = pd.crosstab(usable["label"], usable["split"]).reindex(columns=list(splits.SPLITS), fill_value=0)
+    per_split = pd.crosstab(usable["label"], usable["split"]).reindex(columns=list(paths.SPLITS), fill_value=0)
     per_split = per_split.reindex(sorted(table["label"].unique()), fill_value=0)
     num_usable = per_split.sum(axis=1)
     classes = pd.DataFrame(

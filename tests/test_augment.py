@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from stages import augment as stage
-from stages.shared.augmentation import Draws, draw, epoch_rows, measure_strength, plan_sampling, unchanged
+from stages.shared.augmentation import Draws, draw, epoch_rows, measure_strength, plan_sampling, random_numbers, unchanged
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared
 from tests.tiny import ROOT
@@ -49,7 +49,7 @@ STRONG = policy(
 
 
 def draws_of(chosen: AugmentParams, num_draws: int = 50, epoch: int = 0, size_px: int = SIZE_PX) -> Draws:
-    return draw(chosen, epoch, np.arange(num_draws), num_draws, size_px)
+    return draw(chosen, random_numbers(chosen.seed, epoch, num_draws), size_px)
 
 
 def as_lists(draws: Draws) -> tuple[Any, Any]:
@@ -69,7 +69,7 @@ def test_draws_depend_neither_on_batch_nor_on_order() -> None:
     whole = draws_of(STRONG)
     order = np.random.default_rng(0).permutation(50)
     for chosen in (order, order[:7], order[7:8], np.array([3, 3])):
-        part = draw(STRONG, 0, chosen, 50, SIZE_PX)
+        part = draw(STRONG, random_numbers(STRONG.seed, 0, 50)[chosen], SIZE_PX)
         np.testing.assert_array_equal(part.transforms, whole.transforms[chosen])
         np.testing.assert_array_equal(part.colours, whole.colours[chosen])
 

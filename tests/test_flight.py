@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.flight.record.capture import mask
+from stages.flight.record.secrets import mask
 from stages.flight.record.stage_stderr import StageStderr
 from tests import tiny
 

@@ -119,7 +119,8 @@ def failed(kind: str, cause: str = "the cause") -> Failure:
 
 
 IMBALANCED = {"data": data(rare=50), "evaluate": evaluation(macro_recall=0.8, classes=classes(recall=0.1, predicted=2))}
-HIGH_RATIOS = steps([1e-3, 2e-2, 5e-2])
+HIGH_RATIOS = steps([0.2, 5e-2, 2e-2])
+ADAMS_FIRST_STEPS = steps([0.032, 0.02, 0.01, 5e-3, 3e-3, 2e-3, 2e-3])
 STUCK = [2.29, 2.28, 2.28, 2.27, 2.27]
 FALLING = [1.5, 0.8, 0.4, 0.2, 0.1, 0.05]
 RISING = [1.0, 0.7, 0.8, 0.9, 1.0, 1.2]
@@ -127,7 +128,9 @@ RISING = [1.0, 0.7, 0.8, 0.9, 1.0, 1.2]
 
 def overfitted(**changes: Any) -> TrainEvidence:
     values = {"losses": FALLING, "val_losses": RISING, "accuracy": 0.99, "val_accuracy": 0.75, **changes}
-    return train(epochs=epochs(**values))
+    found = (("A", values["accuracy"]), ("V", values["val_accuracy"]))
+    probes = tuple(Probe(name=name, loss=0.3, accuracy=accuracy, num_images=256) for name, accuracy in found)
+    return train(epochs=epochs(**values), probes=probes)
 
 
 FIRES = {
@@ -151,6 +154,7 @@ NEAR_MISSES = {
     "interrupted": [healthy(failure=failed("exception")), healthy()],
     "learning-rate-too-high": [
         healthy(train=train(steps=HIGH_RATIOS)),  # large updates, but it learned
+        healthy(train=train(epochs=epochs(STUCK), steps=ADAMS_FIRST_STEPS)),
         healthy(train=train(epochs=epochs(STUCK), steps=steps([9e-3] * 8))),  # did not learn, but with ordinary updates
     ],
     "non-finite-values": [

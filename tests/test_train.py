@@ -12,7 +12,7 @@ import pytest
 from stages import train
 from stages.augment import _apply
 from stages.shared import files, model, params
-from stages.shared.augmentation import draw, epoch_rows, plan_sampling
+from stages.shared.augmentation import draw, epoch_rows, plan_sampling, random_numbers
 from stages.shared.batches import PlainBatches, TrainBatches
 from stages.shared.errors import SourceError
 from stages.shared.prepared import Prepared
@@ -86,7 +86,7 @@ def test_the_device_warps_as_the_page_shows() -> None:
     )
     axis = np.linspace(0, 3, 64)
     smooth = (127 + 100 * np.sin(axis)[:, None, None] * np.cos(2 * axis)[None, :, None] * np.ones(3)).astype(np.uint8)
-    draws = draw(policy, 0, np.arange(8), 8, 64)
+    draws = draw(policy, random_numbers(policy.seed, 0, 8), 64)
     layer = model.Augmentation("nearest")
     warped = keras.ops.convert_to_numpy(layer(np.repeat(smooth[None], 8, axis=0), draws.transforms, draws.colours, training=True))
     for number in range(8):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages import validate as stage
-from stages.shared import duplicates, splits
+from stages.shared import duplicates, paths, splits
 from stages.shared.checks import IMAGE_ISSUES, UNREADABLE, CheckResult
 from stages.shared.images import MAX_PIXELS, examine
 from stages.shared.manifest import MANIFEST_COLUMNS, read_manifest, usable_rows
@@ -478,7 +478,7 @@ def test_manifest_survives_the_round_trip(sample: Sample, tmp_path: Path) -> Non
     for column in MANIFEST_COLUMNS:
         written = sample.verdict.manifest[column]
         assert [list(value) if column == "issues" else value for value in read[column]] == list(written), column
-    assert sum(len(usable_rows(read, split)) for split in splits.SPLITS) == 4613
+    assert sum(len(usable_rows(read, split)) for split in paths.SPLITS) == 4613
     assert usable_rows(read, "val")["path"].is_monotonic_increasing
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from stages.flight.runs import answers
 from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
+from stages.flight.runs.run import Run
 
 NOTHING_WRONG, FINDING, WRONG_USAGE = 0, 1, 2
 COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
@@ -45,15 +46,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
 
 
 def show_runs(options: argparse.Namespace) -> int:
     """`flight runs`."""
-    rows = answers.runs(load_all(find_root(Path.cwd())), options.limit)
+    rows = answers.runs(_recorded(), options.limit)
     if options.json:
         _print_json(rows)
         return NOTHING_WRONG
@@ -67,7 +67,7 @@ def show_runs(options: argparse.Namespace) -> int:
         name = "" if row["name"] == row["id"] else row["name"]
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
         status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
-        changed = ", ".join(f"{change['param']} {change['from']} → {change['to']}" for change in row["changed"])
+        changed = ", ".join(f"{change['param']} {_shown(change['from'])} → {_shown(change['to'])}" for change in row["changed"])
         table.add_row(row["id"], escape(name), status, row["verdict"] or "", accuracy, escape(changed))
     _console().print(table)
     return NOTHING_WRONG
@@ -75,12 +75,19 @@ def show_runs(options: argparse.Namespace) -> int:
 
 def show_why(options: argparse.Namespace) -> int:
     """`flight why`."""
-    answer = answers.why(find(load_all(find_root(Path.cwd())), options.run))
+    answer = answers.why(find(_recorded(), options.run))
     if options.json:
         _print_json(answer)
     else:
         _print_why(answer)
     return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
+
+
+def _recorded() -> list[Run]:
+    runs, unreadable = load_all(find_root(Path.cwd()))
+    for message in unreadable:
+        sys.stderr.write(f"flight: {message} It is left out.\n")
+    return runs
 
 
 def _print_why(answer: dict[str, Any]) -> None:
@@ -95,13 +102,18 @@ def _print_why(answer: dict[str, Any]) -> None:
         for name, value in finding["evidence"].items():
             console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", highlight=False)
         for fix in finding["fix"]:
-            told = f"{fix['param']} {fix['from']} → {fix['to']}:  {fix['command']}" if "command" in fix else fix["action"]
+            told = f"{fix['param']} {_shown(fix['from'])} → {_shown(fix['to'])}:  {fix['command']}" if "command" in fix else fix["action"]
             console.print(f"  fix: {escape(told)}", highlight=False)
     console.print(f"\nlooked for and not found: {', '.join(answer['silent']) or 'nothing'}", style="dim", highlight=False)
     for fault, signal in answer["not_applicable"].items():
         console.print(f"could not look for {fault}: it needs {signal}", style="dim", highlight=False)
     if answer["page"]:
         console.print(f"page: {answer['page']}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    """A parameter's value as params.yaml has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _print_json(value: Any) -> None:

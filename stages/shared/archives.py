@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import tarfile
@@ -76,7 +77,9 @@ def _explained(archive: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         tarfile.TarError,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
+        ValueError,
         OSError,
         RuntimeError,
         NotImplementedError,
@@ -90,7 +93,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, Callable[[], IO
             path = _safe_path(info.filename, archive)
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise SourceError(f"{archive} holds the link {info.filename!r}; expected regular files only.")
-            if not info.is_dir():
+            if not info.is_dir() and not info.filename.endswith("\\"):  # some Windows programs end folders so
                 yield path, lambda info=info: opened.open(info)  # type: ignore[misc]
 
 
@@ -103,6 +106,8 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, Callable[[], IO
             if not info.isreg():
                 raise SourceError(f"{archive} holds {info.name!r}, a link or device; expected regular files only.")
             yield path, lambda info=info: opened.extractfile(info)  # type: ignore[misc]
+        while opened.fileobj is not None and opened.fileobj.read(CHUNK_BYTES):
+            pass  # a compressed archive's checksum stands at its end
 
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:

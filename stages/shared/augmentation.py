@@ -26,15 +26,19 @@ class Draws:
     colours: NDArray[np.float32]
 
 
-def draw(policy: AugmentParams, epoch: int, draws: NDArray[np.int64], num_draws: int, size_px: int) -> Draws:
-    """The changes of the given ``draws`` (numbers below ``num_draws``) in ``epoch``; the same in any order and batch."""
-    generator = np.random.default_rng([policy.seed, epoch, STREAM_AUGMENTATION])
-    either_way = 2 * generator.random((num_draws, NUM_RANDOM_NUMBERS), dtype=np.float32)[draws] - 1
-    angle = np.deg2rad(policy.rotation_degrees) * either_way[:, 0]
-    shift_x, shift_y = (size_px * amount * either_way[:, i] for i, amount in ((1, policy.width_shift), (2, policy.height_shift)))
-    shear = policy.shear * either_way[:, 3]
-    scale_x, scale_y = (1 + policy.zoom * either_way[:, i] for i in (4, 5))
-    flip = np.where((either_way[:, 6] < 0) & policy.horizontal_flip, -1.0, 1.0)
+def random_numbers(seed: int, epoch: int, num_draws: int) -> NDArray[np.float32]:
+    """All random numbers of an epoch's augmentation, a row a draw, (num_draws, 9) in [-1, 1)."""
+    generator = np.random.default_rng([seed, epoch, STREAM_AUGMENTATION])
+    return 2 * generator.random((num_draws, NUM_RANDOM_NUMBERS), dtype=np.float32) - 1
+
+
+def draw(policy: AugmentParams, numbers: NDArray[np.float32], size_px: int) -> Draws:
+    """The changes that rows of ``random_numbers`` stand for, (n, 9); a row gives the same change in any order and batch."""
+    angle = np.deg2rad(policy.rotation_degrees) * numbers[:, 0]
+    shift_x, shift_y = (size_px * amount * numbers[:, i] for i, amount in ((1, policy.width_shift), (2, policy.height_shift)))
+    shear = policy.shear * numbers[:, 3]
+    scale_x, scale_y = (1 + policy.zoom * numbers[:, i] for i in (4, 5))
+    flip = np.where((numbers[:, 6] < 0) & policy.horizontal_flip, -1.0, 1.0)
     # Output to input, about the centre: mirrored and scaled, then sheared, then turned, then shifted.
     cos, sin = np.cos(angle), np.sin(angle)
     a, b = cos * scale_x * flip, (cos * shear - sin) * scale_y
@@ -51,7 +55,7 @@ def draw(policy: AugmentParams, epoch: int, draws: NDArray[np.int64], num_draws:
         zeros,
         zeros,
     ]
-    colours = [1 + policy.contrast * either_way[:, 7], 255 * policy.brightness * either_way[:, 8]]
+    colours = [1 + policy.contrast * numbers[:, 7], 255 * policy.brightness * numbers[:, 8]]
     return Draws(np.stack(rows, axis=1).astype(np.float32), np.stack(colours, axis=1).astype(np.float32))
 
 
@@ -112,7 +116,7 @@ class Strength:
 def measure_strength(policy: AugmentParams, size_px: int, num_draws: int = 1000) -> Strength:
     """Where the pixels of a grid come from in ``num_draws`` variants; mirroring counts as no displacement."""
     still = policy.model_copy(update={"horizontal_flip": False})
-    draws = draw(still, 0, np.arange(num_draws), num_draws, size_px)
+    draws = draw(still, random_numbers(policy.seed, 0, num_draws), size_px)
     axis = np.linspace(0, size_px - 1, 16, dtype=np.float32)
     x, y = (values.ravel() for values in np.meshgrid(axis, axis))
     matrix = draws.transforms[:, :6].reshape(-1, 2, 3)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.shared.augmentation import Draws, SamplingPlan, draw, epoch_rows, unchanged
+from stages.shared.augmentation import Draws, SamplingPlan, draw, epoch_rows, random_numbers, unchanged
 from stages.shared.params import AugmentParams
 from stages.shared.prepared import Prepared
 
@@ -30,19 +30,20 @@ class TrainBatches(keras.utils.PyDataset):  # type: ignore[misc]
         Called by whoever drives ``fit``: Keras's own ``on_epoch_end`` also comes before the first epoch.
         """
         self.epoch = epoch
-        self._order = epoch_rows(self.images.labels, self.plan, self.seed, epoch)
+        self._rows, self._draws = epoch_rows(self.images.labels, self.plan, self.seed, epoch)
+        self._numbers = random_numbers(self.policy.seed, epoch, self.plan.num_draws)
 
     def __len__(self) -> int:
         return -(-self.plan.num_draws // self.batch_size)
 
     def order(self) -> NDArray[np.int64]:
         """The rows of the present epoch in the order in which they are trained on."""
-        return self._order[0]
+        return self._rows
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        rows, draws = (values[part] for values in self._order)
-        changes = draw(self.policy, self.epoch, draws, self.plan.num_draws, self.images.size_px)
+        rows = self._rows[part]
+        changes = draw(self.policy, self._numbers[self._draws[part]], self.images.size_px)
         labels = self.images.labels[rows]
         weights = np.array(self.plan.class_weights, np.float32)[labels]
         return _inputs(self.images.gather(rows), changes), _one_hot(labels, len(self.images.classes)), weights

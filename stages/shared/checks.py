@@ -36,7 +36,7 @@ MINOR = ("alpha", "sixteen-bit", "cmyk", "exif-orientation")
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation on one column of one table. ``bounds`` are inclusive; None is open."""
+    """One expectation on one column of one table. The bounds are inclusive; None is open."""
 
     name: str
     severity: Severity
@@ -49,9 +49,7 @@ class Check:
     @property
     def expected(self) -> str:
         """The bounds in words."""
-        if self.maximum is None:
-            return f"at least {self.minimum:g}"
-        return f"at most {self.maximum:g}" if self.minimum is None else f"{self.minimum:g} to {self.maximum:g}"
+        return f"at least {self.minimum:g}" if self.maximum is None else f"at most {self.maximum:g}"
 
 
 @dataclass(frozen=True)

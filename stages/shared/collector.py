@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from stages.shared.batches import PlainBatches, TrainBatches
+from stages.shared.augmentation import Draws, draw, random_numbers, unchanged
+from stages.shared.batches import TrainBatches
 from stages.shared.errors import NonFiniteLossError
 from stages.shared.evidence import Epoch, NonFinite, Probe, Step
 from stages.shared.prepared import Prepared
@@ -76,25 +77,30 @@ def _update_ratio(before: list[NDArray[Any]], after: list[NDArray[Any]]) -> floa
 
 
 def probe(model: Any, train_batches: TrainBatches, val_set: Prepared, sink: EvidenceSink) -> None:
-    """Evaluate the finished model on fixed subsets: A (training images as they are), A_augmented (changed), V (validation)."""
-    train_rows, val_rows = (_subset(len(images.labels)) for images in (train_batches.images, val_set))
-    size = train_batches.batch_size
-    for name, batches, training in (
-        ("A", PlainBatches(train_batches.images, size, train_rows), False),
-        ("A_augmented", train_batches, True),
-        ("V", PlainBatches(val_set, size, val_rows), False),
+    """Evaluate the finished model on fixed subsets: A (training images as they are), A_augmented (the same, changed), V (validation)."""
+    train_set, policy = train_batches.images, train_batches.policy
+    train_rows, val_rows = _subset(len(train_set.labels)), _subset(len(val_set.labels))
+    changes = draw(policy, random_numbers(PROBE_SEED, 0, len(train_rows)), train_set.size_px)
+    for name, images, rows, drawn in (
+        ("A", train_set, train_rows, unchanged(len(train_rows))),
+        ("A_augmented", train_set, train_rows, changes),
+        ("V", val_set, val_rows, unchanged(len(val_rows))),
     ):
-        num_batches = min(len(batches), -(-PROBE_IMAGES // size))
-        losses: list[float] = []
-        hits: list[bool] = []
-        for index in range(num_batches):
-            inputs, targets = batches[index][:2]
-            images = model.get_layer("augmentation")(*inputs.values(), training=training)
-            probabilities = keras.ops.convert_to_numpy(model.get_layer("classifier")(images, training=False))
-            truth = targets.argmax(axis=1)
-            losses.extend(-np.log(np.clip(probabilities[np.arange(len(truth)), truth], 1e-7, 1)))
-            hits.extend(probabilities.argmax(axis=1) == truth)
-        sink("probe", Probe(name=name, loss=float(np.mean(losses)), accuracy=float(np.mean(hits)), num_images=len(hits)))
+        probabilities = _probabilities(model, images, rows, drawn, train_batches.batch_size)
+        truth = images.labels[rows]
+        losses = -np.log(np.clip(probabilities[np.arange(len(rows)), truth], 1e-7, 1))
+        accuracy = float((probabilities.argmax(axis=1) == truth).mean())
+        sink("probe", Probe(name=name, loss=float(losses.mean()), accuracy=accuracy, num_images=len(rows)))
+
+
+def _probabilities(model: Any, images: Prepared, rows: NDArray[np.int64], changes: Draws, batch_size: int) -> NDArray[np.float32]:
+    """Answers in inference mode for images that are changed as drawn, (len(rows), num_classes)."""
+    answers = []
+    for start in range(0, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        changed = model.get_layer("augmentation")(images.gather(rows[part]), changes.transforms[part], changes.colours[part], training=True)
+        answers.append(keras.ops.convert_to_numpy(model.get_layer("classifier")(changed, training=False)))
+    return np.concatenate(answers)
 
 
 def _subset(num_images: int) -> NDArray[np.int64]:

@@ -13,26 +13,27 @@ from scipy.sparse.csgraph import connected_components
 def near_pairs(dhash: NDArray[np.uint64], phash: NDArray[np.uint64], distance: int) -> NDArray[np.int64]:
     """All pairs (i < j) whose dHash and pHash both differ in at most ``distance`` bits, shape (num_pairs, 2), sorted.
 
-    Exact multi-index hashing (Norouzi et al., 2012): of distance + 1 chunks of a hash, two near ones share at least one.
+    Exact multi-index hashing (Norouzi et al., 2012): of distance + 1 chunks of a hash, two near ones share at least
+    one. Joining on a chunk of each hash at once keeps apart the many images that are alike by one hash only.
     """
     found = [np.empty((0, 2), np.int64)]
-    bounds = np.linspace(0, 64, distance + 2).astype(int)
-    for low, high in itertools.pairwise(bounds):
-        chunk = (dhash >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(chunk, kind="stable")
-        ordered = chunk[order]
+    for first_chunk, second_chunk in itertools.product(_chunks(dhash, distance), _chunks(phash, distance)):
+        order = np.lexsort((second_chunk, first_chunk))
+        keys = np.stack([first_chunk[order], second_chunk[order]])
         for shift in range(1, len(order)):
-            same = np.flatnonzero(ordered[shift:] == ordered[:-shift])
+            same = np.flatnonzero((keys[:, shift:] == keys[:, :-shift]).all(axis=0))
             if not len(same):
-                break  # equal values lie side by side, so no longer shift can match either
-            first, second = order[same], order[same + shift]
-            near = (_distance(dhash[first], dhash[second]) <= distance) & (_distance(phash[first], phash[second]) <= distance)
-            found.append(np.sort(np.stack([first[near], second[near]], axis=1), axis=1))
+                break  # equal keys lie side by side, so no longer shift can match either
+            left, right = order[same], order[same + shift]
+            near = (np.bitwise_count(dhash[left] ^ dhash[right]) <= distance) & (np.bitwise_count(phash[left] ^ phash[right]) <= distance)
+            found.append(np.sort(np.stack([left[near], right[near]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _distance(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    return np.asarray(np.bitwise_count(first ^ second))
+def _chunks(hashes: NDArray[np.uint64], distance: int) -> list[NDArray[np.uint64]]:
+    """``hashes`` cut into distance + 1 runs of bits."""
+    bounds = np.linspace(0, 64, distance + 2).astype(int)
+    return [(hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1) for low, high in itertools.pairwise(bounds)]
 
 
 def equal_pairs(values: NDArray[np.object_]) -> NDArray[np.int64]:

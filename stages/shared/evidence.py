@@ -32,7 +32,7 @@ class Part(BaseModel):
 
 
 class Setup(Part):
-    """What the training set out to do."""
+    """What the training set out to do; ``num_train`` counts the draws of an epoch."""
 
     num_classes: int
     num_train: int
@@ -117,7 +117,7 @@ class EvaluateEvidence(Part):
 
 
 class DataEvidence(Part):
-    """What validation says of the data."""
+    """What validation says of the data; ``failed_checks`` are the critical ones."""
 
     passed: bool
     num_ok: int
@@ -192,7 +192,7 @@ def _data(path: Path) -> DataEvidence | None:
         num_ok=summary["num_ok"],
         num_quarantined=summary["num_quarantined"],
         train_counts=summary["split_counts"].get("train", {}),
-        failed_checks=tuple(check["name"] for check in summary["checks"] if not check["passed"]),
+        failed_checks=tuple(check["name"] for check in summary["checks"] if not check["passed"] and check["severity"] == "critical"),
     )
 
 

@@ -36,7 +36,6 @@ DECODING_ERRORS = (
     ValueError,
     SyntaxError,
     EOFError,
-    MemoryError,
     RuntimeError,
     TypeError,
     LookupError,

@@ -67,7 +67,6 @@ def _misfit(reason: str) -> SourceError:
     )
 
 
-@keras.saving.register_keras_serializable("flight")
 class Augmentation(keras.layers.Layer):  # type: ignore[misc]
     """Apply one projective warp and one colour change to each image, in training only.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+SPLITS = ("train", "val", "test")  # folders of a source that is split already, and of data/prepared
 
 RAW = Path("data/raw")
 BACKBONE = Path("data/backbone")

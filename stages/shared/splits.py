@@ -6,8 +6,6 @@ import hashlib
 
 import pandas as pd
 
-SPLITS = ("train", "val", "test")
-
 
 def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series[str]:
     """The split of each row of ``table`` (columns label, group, given_split; "" where none was given).

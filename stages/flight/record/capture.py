@@ -15,97 +15,110 @@ from typing import Any
 
 import psutil
 
+from stages.flight.record.secrets import mask
+
 MAX_UNTRACKED_BYTES = 10_000_000
 REF_PREFIX = "refs/flight/"
 PATCH_NAME = "changes.patch"
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's name of a tree without files
 IDENTITY = {
     f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in (("NAME", "flight"), ("EMAIL", "flight@localhost"))
 }
-# Settings that change a training's bits or its speed; no other part of the environment is recorded.
-RECORDED_VARIABLES = re.compile(r"^(TF_|KERAS_|XLA_|CUDA_|NVIDIA_|OMP_|MKL_|OPENBLAS_|PYTHONHASHSEED|DVC_EXP_|JAX_)")
-SECRET_NAMES = r"(?:password|passwd|secret|token|api_?key|access_?key(?:_id)?|private_?key|credentials?)"  # noqa: S105  (a pattern)
-SECRETS = (
-    re.compile(rf"(?i)({SECRET_NAMES}['\"]?\s*[:=]\s*)(['\"]?)[^\s'\",]{{4,}}\2"),
-    re.compile(r"(?i)(://[^/\s:@]+:)([^@\s/]+)(?=@)"),
-    re.compile(r"(?i)(bearer\s+|basic\s+)()[a-z0-9+/._=-]{12,}"),
-    re.compile(r"()()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(
-        r"()()\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|xox[abpr]-[\w-]{10,})"
-    ),
-    re.compile(r"()()-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+# Settings that change a training's bits or its speed; no other part of the environment is recorded, since it may hold secrets.
+RECORDED_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "DVC_EXP_BASELINE_REV",
+    "DVC_EXP_NAME",
+    "KERAS_BACKEND",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "TF_CUDNN_DETERMINISTIC",
+    "TF_DETERMINISTIC_OPS",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
 )
-MASK = "***"
 
 
-def mask(text: str) -> str:
-    """The text with passwords, tokens and keys replaced."""
-    for pattern in SECRETS:
-        text = pattern.sub(lambda found: f"{found.group(1)}{MASK}", text)
-    return text
+class GitError(Exception):
+    """A git command failed; the message is what it said."""
 
 
 def workspace(folder: Path, run_folder: Path) -> dict[str, Any]:
-    """Capture code, params.yaml and dvc.lock of ``folder``; the quick part, done before the first stage starts."""
-    for name in ("params.yaml", "dvc.lock"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, run_folder / name)
-    if (run_folder / "dvc.lock").is_file():
-        (run_folder / "dvc.lock").rename(run_folder / "dvc.lock.before")
-    return {"part": "workspace", "code": code(folder, run_folder)}
+    """Capture params.yaml and the code of ``folder``; the quick part, done before the first stage starts."""
+    if (folder / "params.yaml").is_file():
+        shutil.copyfile(folder / "params.yaml", run_folder / "params.yaml")
+    try:
+        code = capture_code(folder, run_folder)
+    except (GitError, OSError) as error:
+        # A run without its code is better than no run; the reason is in the record.
+        code = {"ref": None, "commit": None, "parent": None, "dirty": None, "left_out": [], "reason": str(error)}
+    return {"part": "workspace", "code": code}
 
 
-def code(folder: Path, run_folder: Path) -> dict[str, Any]:
+def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
     """Commit tracked, changed and untracked files to ``refs/flight/<id>``, through an index of our own.
 
     The user's index, branch and files stay as they are. Untracked files over MAX_UNTRACKED_BYTES are left out and named.
     For a temporary experiment folder the commit goes into the parent repository, which outlives it.
+
+    Raises:
+        GitError: if git cannot do it; no ref is made then.
     """
-    root = os.environ.get("DVC_ROOT", str(folder))
-    git_dir = _git(Path(root), {}, "rev-parse", "--absolute-git-dir")
-    if git_dir is None:
-        return {"ref": None, "commit": None, "dirty": None, "left_out": []}
+    root = Path(os.environ.get("DVC_ROOT", folder))
+    git_dir = _line(_git(root, {}, "rev-parse", "--absolute-git-dir"))
+    top = Path(_line(_git(root, {}, "rev-parse", "--show-toplevel"))) if root == folder else folder
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary) / "index"
         if (Path(git_dir) / "index").is_file():
             shutil.copyfile(Path(git_dir) / "index", index)
-        environment = {**IDENTITY, "GIT_DIR": git_dir, "GIT_WORK_TREE": str(folder), "GIT_INDEX_FILE": str(index)}
-        parent = os.environ.get("DVC_EXP_BASELINE_REV") or _git(folder, environment, "rev-parse", "--verify", "--quiet", "HEAD")
-        untracked = (_git(folder, environment, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-        left_out = [
-            name for name in untracked if name and (folder / name).is_file() and (folder / name).stat().st_size > MAX_UNTRACKED_BYTES
-        ]
-        _git(folder, environment, "add", "--all", "--", ".", *(f":(exclude,literal){name}" for name in left_out))
-        tree = _git(folder, environment, "write-tree")
-        parents = ["-p", parent] if parent else []
-        commit = _git(
-            folder,
-            environment,
-            "commit-tree",
-            tree or "",
-            *parents,
-            "-m",
-            f"State of the code of run {run_folder.name}",
-        )
+        own = {**IDENTITY, "GIT_DIR": git_dir, "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(index)}
+        parent = os.environ.get("DVC_EXP_BASELINE_REV") or _head(top, own)
+        left_out = _large_untracked(top, own)
+        _git(top, own, "add", "--all", "--", ".", *(f":(exclude,literal){name}" for name in left_out))
+        tree = _line(_git(top, own, "write-tree"))
+        message = f"State of the code of run {run_folder.name}"
+        commit = _line(_git(top, own, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message))
         ref = REF_PREFIX + run_folder.name
-        _git(folder, environment, "update-ref", ref, commit or "")
-        patch = _git(folder, environment, "diff", "--binary", parent, commit or "") if parent else ""
-        changed = _git(folder, environment, "diff", "--name-only", parent, commit or "", "--", ".", ":(exclude)dvc.lock") if parent else ""
+        _git(top, own, "update-ref", ref, commit)
+        changes = [parent or EMPTY_TREE, commit]
+        patch = _git(top, own, "diff-tree", "-p", "--binary", "--no-ext-diff", "--no-textconv", *changes)
+        changed = _git(top, own, "diff-tree", "-r", "--name-only", *changes, "--", ".", ":(exclude)*dvc.lock")
     if patch:
-        (run_folder / PATCH_NAME).write_text(mask(patch) + "\n", encoding="utf-8", errors="replace")
+        masked = mask(patch.decode("utf-8", "surrogateescape"))
+        (run_folder / PATCH_NAME).write_bytes(masked.encode("utf-8", "surrogateescape"))
     return {"ref": ref, "commit": commit, "parent": parent, "dirty": bool(changed), "left_out": left_out}
 
 
-def _git(folder: Path, environment: dict[str, str], *arguments: str) -> str | None:
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return done.stdout.strip("\n") if done.returncode == 0 else None
+def _head(folder: Path, own: dict[str, str]) -> str | None:
+    try:
+        return _line(_git(folder, own, "rev-parse", "--verify", "--quiet", "HEAD"))
+    except GitError:
+        return None  # a repository without commits
+
+
+def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
+    listed = _git(folder, own, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+    names = [os.fsdecode(name) for name in listed if name]
+    return [name for name in names if (folder / name).is_file() and (folder / name).stat().st_size > MAX_UNTRACKED_BYTES]
+
+
+def _git(folder: Path, own: dict[str, str], *arguments: str) -> bytes:
+    done = subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **own}, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise GitError(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
+    return done.stdout
+
+
+def _line(output: bytes) -> str:
+    return os.fsdecode(output).removesuffix("\n")
 
 
 def environment() -> dict[str, Any]:
@@ -126,7 +139,7 @@ def environment() -> dict[str, Any]:
             "memory_bytes": psutil.virtual_memory().total,
             "gpus": _gpus(),
         },
-        "settings": {name: value for name, value in sorted(os.environ.items()) if RECORDED_VARIABLES.match(name)},
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name in RECORDED_VARIABLES},
         "executable": sys.executable,
     }
 
@@ -146,11 +159,9 @@ def _gpus() -> list[dict[str, str]]:
     if shutil.which("nvidia-smi") is None:
         return []
     columns = ("name", "driver_version", "memory.total")
-    done = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    command = ["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return [{"error": str(error)}]
     return [dict(zip(columns, line.split(", "), strict=False)) for line in done.stdout.splitlines()]

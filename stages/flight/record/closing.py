@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.flight.record import lock
+from stages.flight.record import journal, lock, names
 from stages.flight.record.journal import Journal
 from stages.flight.runs import run as runs
 from stages.shared import diagnosis, evidence, files
@@ -30,15 +30,27 @@ def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
     if stage == TRAIN_STAGE:
         copies[MODEL_OUT] = folder / MODEL
     for source, target in copies.items():
-        shutil.rmtree(target, ignore_errors=True)
+        beside = target.with_name(f".{target.name}")
+        for stale in (beside, target):
+            shutil.rmtree(stale, ignore_errors=True)
         if (workspace / source).is_dir():
-            # DVC may be replacing the folder at this moment; then the copy at the end of the run counts.
+            # All or nothing: DVC may take the folder away at this moment.
             with contextlib.suppress(OSError, shutil.Error):
-                shutil.copytree(workspace / source, target)
+                shutil.copytree(workspace / source, beside)
+                beside.rename(target)
+            shutil.rmtree(beside, ignore_errors=True)
     if stage == TRAIN_STAGE and (folder / MODEL).is_dir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             first_shard = workspace / "data/prepared/test/images-00000.npy"
             np.save(folder / MODEL / "input_example.npy", np.load(first_shard, mmap_mode="r")[:1])
+
+
+def keep_cached(workspace: Path, folder: Path, kept: set[str]) -> None:
+    """Keep the reports of stages that DVC has skipped so far, as far as they are those of the present code and parameters."""
+    locked = lock.read_stages(folder / "dvc.lock")
+    for stage in lock.up_to_date(locked, _plain_params(folder), workspace):
+        if stage not in kept and _outs_are_as_locked(locked[stage], workspace):
+            keep_reports(workspace, folder, stage)
 
 
 def diagnose(records: list[dict[str, Any]], folder: Path) -> None:
@@ -58,14 +70,18 @@ def _params(folder: Path) -> Params | None:
 
 def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Journal) -> None:
     """Fill in the stages that DVC skipped, make the final diagnosis, and write the record ``end``."""
-    if (workspace / "dvc.lock").is_file():
+    is_ours = (workspace / "dvc.lock").is_file() and not _has_newer_run(workspace, folder)
+    if is_ours:
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
     locked = lock.read_stages(folder / "dvc.lock")
-    states = _stage_states(records, locked, folder, workspace)
+    states = _stage_states(records, locked, folder, workspace if is_ours else None)
     for stage, state in states.items():
-        if state == "cached" and _outs_are_as_locked(locked[stage], workspace):
-            keep_reports(workspace, folder, stage)
+        if state == "cached":
+            if is_ours and _outs_are_as_locked(locked[stage], workspace):
+                keep_reports(workspace, folder, stage)
             _fill_in_metrics(stage, folder / REPORTS / stage, log)
+        elif state == "not-reached":  # kept in passing, before it was known that the stage would have to run
+            shutil.rmtree(folder / REPORTS / stage, ignore_errors=True)
     verdict = folder / REPORTS / "diagnose/verdict.json"
     if runs.failure(records) is None and verdict.is_file():
         shutil.copytree(verdict.parent, folder / DIAGNOSIS, dirs_exist_ok=True)
@@ -76,8 +92,38 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data)
 
 
+def _has_newer_run(workspace: Path, folder: Path) -> bool:
+    """Whether what lies in the workspace may be another run's: this one died long ago, and is closed only now."""
+    newer = (other for other in folder.parent.glob("*/") if other.name > folder.name)
+    found = (journal.read(other / journal.FILE_NAME)[0] for other in newer if (other / journal.FILE_NAME).is_file())
+    return any(records and records[0].get("workspace") == str(workspace) for records in found)
+
+
+def _plain_params(folder: Path) -> dict[str, Any]:
+    try:
+        values = read_yaml(folder / "params.yaml")
+    except ParamsError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path, workspace: Path | None) -> dict[str, str]:
+    """ran, failed, cached (what is locked is what this code and these parameters give), or not-reached."""
+    ended = {record["stage"]: record for record in records if record["type"] == "stage-end"}
+    current = set(lock.up_to_date(locked, _plain_params(folder), workspace))
+    states = {}
+    for stage in names.STAGES:
+        if stage in ended:
+            states[stage] = "ran" if ended[stage]["exit_code"] == 0 else "failed"
+        else:
+            states[stage] = "cached" if stage in current else "not-reached"
+    return states
+
+
 def _fill_in_metrics(stage: str, report: Path, log: Journal) -> None:
     """Record from the reports of a stage that DVC skipped what it would have recorded itself."""
+    if not report.is_dir():
+        return
     if stage == "validate":
         summary = files.read_json(report / "summary.json")
         log.metrics(stage, {name: summary[name] for name in ("num_images", "num_ok", "num_quarantined")})
@@ -93,23 +139,6 @@ def _fill_in_metrics(stage: str, report: Path, log: Journal) -> None:
         log.metrics(stage, files.read_json(report / "metrics.json"))
         with (report / "per_class.csv").open(encoding="utf-8", newline="") as file:
             log.metrics(stage, {f"recall/{row['label']}": float(row["recall"]) for row in csv.DictReader(file)})
-
-
-def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path, workspace: Path) -> dict[str, str]:
-    """ran, failed, cached (what lies on disk is what this code and these parameters give), or not-reached."""
-    ended = {record["stage"]: record for record in records if record["type"] == "stage-end"}
-    try:
-        params = read_yaml(folder / "params.yaml")
-    except ParamsError:
-        params = {}
-    current = set(lock.up_to_date(locked, params, workspace))
-    states = {}
-    for stage in runs.STAGES:
-        if stage in ended:
-            states[stage] = "ran" if ended[stage]["exit_code"] == 0 else "failed"
-        else:
-            states[stage] = "cached" if stage in current else "not-reached"
-    return states
 
 
 def _outs_are_as_locked(entry: dict[str, Any], workspace: Path) -> bool:

@@ -30,6 +30,7 @@ RECORD_TYPES = {
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",
     "stage-end": "stage, exit_code, signal, seconds, last_lines (of standard error, if it failed); or, from the recorder, cause and kind",
     "orphan": "stage, cause: the recorder is about to end a stage that lost its dvc or its launcher",
+    "kept": "stage: the recorder has copied the stage's reports into the run's folder",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
     "signal": "signal, name, receiver: a signal that asked the launcher to end",
     "metrics": "stage, values {name: number}, step (or null)",

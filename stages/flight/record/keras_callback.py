@@ -11,7 +11,7 @@ import numpy as np
 from stages.flight.record.journal import Journal
 
 
-class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
+class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes metrics and digests of each epoch; ``batches`` has ``order()`` and gives the batches of the present epoch."""
 
     def __init__(self, log: Journal, batches: Any) -> None:

@@ -22,15 +22,17 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     return dict((content or {}).get("stages") or {})
 
 
-def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path) -> list[str]:
-    """The stages whose entry fits the parameters, the code on disk, and the outs of the stages before them, in their order."""
+def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None) -> list[str]:
+    """The stages whose entry fits the parameters, the code in ``workspace`` (None: is not looked at), and the outs of the
+    stages before them, in their order."""
     made = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
     names = []
     broken: set[str] = set()
     for name, entry in stages.items():
         deps = entry.get("deps", [])
         fits = not broken.intersection(dep["path"] for dep in deps) and all(
-            made[dep["path"]] == dep["md5"] if dep["path"] in made else _is_unchanged(workspace / dep["path"], dep) for dep in deps
+            made[dep["path"]] == dep["md5"] if dep["path"] in made else workspace is None or _is_unchanged(workspace / dep["path"], dep)
+            for dep in deps
         )
         if fits and _params_fit(entry.get("params", {}), params):
             names.append(name)
@@ -62,6 +64,6 @@ def md5(path: Path) -> str:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
-    found = sorted((item.relative_to(path).parts, item) for item in path.rglob("*") if item.is_file())
-    listing = [{"md5": md5(item), "relpath": "/".join(parts)} for parts, item in found]
+    found = sorted((item.relative_to(path).as_posix(), item) for item in path.rglob("*") if item.is_file())
+    listing = [{"md5": md5(item), "relpath": name} for name, item in found]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"

@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import re
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal, names
+from stages.flight.record import journal, names, recorder_process
+from stages.flight.record.secrets import mask
+from stages.flight.runs.changes import flatten
 from stages.shared import files
 from stages.shared.errors import ParamsError
 from stages.shared.params import read_yaml
@@ -27,14 +30,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from requests import RequestException
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # MLflow's limits for one request (mlflow/utils/validation.py).
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 8000
 HEARTBEAT_S = 30.0
-STATE_NAME = "mlflow.json"
 
 
 class StoreError(Exception):
@@ -51,9 +52,10 @@ class Store:
         self._uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
         mlflow.set_tracking_uri(self._uri)
         self._client = mlflow.MlflowClient(self._uri)
-        state = files.read_json(folder / STATE_NAME) if (folder / STATE_NAME).is_file() else {}
+        state = files.read_json(folder / recorder_process.STATE_NAME) if (folder / recorder_process.STATE_NAME).is_file() else {}
         self._run_id: str | None = state.get("run_id")
         self._offset: int = state.get("offset", 0)
+        self._is_complete: bool = state.get("complete", False)
         self._next_heartbeat = 0.0
 
     def ship(self) -> bool:
@@ -64,13 +66,13 @@ class Store:
         """
         try:
             return self._ship()
-        except (MlflowException, RequestException, OSError) as error:
-            raise StoreError(f"{self._uri}: {error}") from error
+        except Exception as error:  # the one boundary: whatever MLflow raises must not end the recorder
+            raise StoreError(mask(f"{self._uri}: {type(error).__name__}: {error}")) from error
 
     def _ship(self) -> bool:
         if self._run_id is None:
             self._run_id = self._open()
-            self._remember(0)
+            self._remember(0, complete=False)
         records, offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
         for record in records:
             if record["type"] == "capture" and record["part"] == "workspace":
@@ -82,33 +84,45 @@ class Store:
         elif time.monotonic() >= self._next_heartbeat:
             self._tag({names.TAG_HEARTBEAT: str(int(time.time()))})
             self._next_heartbeat = time.monotonic() + HEARTBEAT_S
-        self._remember(offset)
-        return ending is not None
+        if records:
+            self._remember(offset, complete=ending is not None)
+        return self._is_complete
 
-    def _remember(self, offset: int) -> None:
-        self._offset = offset
-        files.write_json(self.folder / STATE_NAME, {"run_id": self._run_id, "offset": offset, "uri": self._uri})
+    def _remember(self, offset: int, *, complete: bool) -> None:
+        self._offset, self._is_complete = offset, complete
+        state = {"run_id": self._run_id, "offset": offset, "complete": complete, "uri": mask(self._uri)}
+        files.write_json(self.folder / recorder_process.STATE_NAME, state)
 
     def _open(self) -> str:
         """The MLflow run of this record: the one asked for, one that an interrupted shipping has left, or a new one."""
         experiment_id = self._experiment()
         asked = self._opening["mlflow_run_id"]
-        if asked:
-            run_id = str(self._client.get_run(asked).info.run_id)
-            self._client.set_tag(run_id, names.TAG_FLIGHT_ID, self._opening["id"])
-            return run_id
+        if asked and self._is_free(asked):
+            self._client.set_tag(asked, names.TAG_FLIGHT_ID, self._opening["id"])
+            return str(asked)
         found = self._client.search_runs([experiment_id], f"tags.`{names.TAG_FLIGHT_ID}` = '{self._opening['id']}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
         tags = {
             names.TAG_FLIGHT_ID: self._opening["id"],
-            names.TAG_SOURCE: " ".join(Path(word).name if word.startswith("/") else word for word in self._opening["command"]),
-            names.TAG_USER: getpass.getuser(),
+            names.TAG_SOURCE: mask(" ".join(Path(word).name if word.startswith("/") else word for word in self._opening["command"])),
+            names.TAG_USER: _user(),
         }
         if self._opening["experiment"]:
             tags[names.TAG_DVC_EXPERIMENT] = self._opening["experiment"]
         opened = self._client.create_run(experiment_id, _milliseconds(self._opening["time"]), tags, self._opening["name"])
         return str(opened.info.run_id)
+
+    def _is_free(self, asked: str) -> bool:
+        """Whether the run asked for exists and holds no other record; else the record gets a run of its own."""
+        try:
+            holds = self._client.get_run(asked).data.tags.get(names.TAG_FLIGHT_ID)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            sys.stderr.write(f"FLIGHT_RUN_ID {asked} is not a run of {mask(self._uri)}\n")
+            return False
+        return holds in (None, self._opening["id"])
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or names.DEFAULT_EXPERIMENT
@@ -129,7 +143,8 @@ class Store:
             values = read_yaml(self.folder / "params.yaml")
         except ParamsError:
             return  # the run fails for that very reason, and says so
-        params = [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in flatten(values)]
+        shown = {name: "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
+        params = [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()]
         for start in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(self._run_id, params=params[start : start + MAX_PARAMS])
 
@@ -151,7 +166,7 @@ class Store:
         gates = self.folder / "reports/evaluate/gates.json"
         tags = {names.stage_tag(stage): state for stage, state in ending["stages"].items()}
         tags[names.TAG_VERDICT] = verdict["verdict"]
-        tags[names.TAG_DESCRIPTION] = self._describe(ending, verdict)
+        tags[names.TAG_DESCRIPTION] = mask(self._describe(ending, verdict))
         if ending["data_version"]:
             tags[names.TAG_DATA_VERSION] = ending["data_version"]
             self._log_dataset(ending["data_version"])
@@ -161,10 +176,11 @@ class Store:
         if ending["failure"]:
             tags[names.TAG_FAILURE_STAGE], tags[names.TAG_FAILURE_KIND] = ending["failure"]["stage"], ending["failure"]["kind"]
         self._tag(tags)
+        # The status first: a model that cannot be logged must not leave the run RUNNING.
+        self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
         self._log_artifacts(ending)
         if (self.folder / "model/input_example.npy").is_file():
             self._log_model(self.folder / "model")
-        self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
 
     def _describe(self, ending: dict[str, Any], verdict: dict[str, Any]) -> str:
         lines = [verdict["sentence"], ""]
@@ -185,12 +201,13 @@ class Store:
                 self._client.log_artifacts(self._run_id, str(self.folder / folder), folder)
         for name in (journal.FILE_NAME, "params.yaml", "dvc.lock", "changes.patch"):
             if (self.folder / name).is_file():
-                self._client.log_artifact(self._run_id, str(self.folder / name), names.ARTIFACT_RECORD)
+                text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
+                self._client.log_text(self._run_id, mask(text), f"{names.ARTIFACT_RECORD}/{name}")
         records = journal.read(self.folder / journal.FILE_NAME)[0]
         environment = next((record for record in records if record.get("part") == "environment"), {})
         self._client.log_dict(self._run_id, environment, f"{names.ARTIFACT_RECORD}/environment.json")
         if ending["failure"] and ending["failure"]["traceback"]:
-            self._client.log_text(self._run_id, ending["failure"]["traceback"], "traceback.txt")
+            self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
 
     def _log_model(self, folder: Path) -> None:
         """The classifier as an MLflow model with signature and input example; loads TensorFlow, so it comes last."""
@@ -198,13 +215,13 @@ class Store:
         if run.outputs is not None and run.outputs.model_outputs:
             return  # an earlier try got this far
 
-        import keras
         import mlflow.tensorflow
         import numpy as np
         from mlflow.models import Model, infer_signature
 
-        classifier = keras.models.model_from_json((folder / "architecture.json").read_text(encoding="utf-8"))
-        classifier.load_weights(folder / "weights.weights.h5")
+        from stages.shared import model
+
+        classifier = model.load(folder)
         example = np.load(folder / "input_example.npy").astype(np.float32)
         signature = infer_signature(example, np.asarray(classifier(example)))
         requirements = [f"{package}=={importlib.metadata.version(package)}" for package in ("keras", "numpy", "tensorflow")]
@@ -222,13 +239,11 @@ class Store:
         )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of nested parameters, as MLflow shows them."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "null" if value is None else str(value)
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def _metric_name(stage: str, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+STAGES = ("ingest", "validate", "prepare", "augment", "train", "evaluate", "diagnose")
+
 DEFAULT_EXPERIMENT = "flight-recorder"
 
 TAG_FLIGHT_ID = "flight.id"
@@ -15,7 +17,6 @@ TAG_CODE_REF = "code.ref"
 TAG_GATES = "gates"
 TAG_DVC_EXPERIMENT = "dvc.experiment"
 TAG_DESCRIPTION = "mlflow.note.content"
-TAG_RUN_NAME = "mlflow.runName"
 TAG_GIT_COMMIT = "mlflow.source.git.commit"
 TAG_SOURCE = "mlflow.source.name"
 TAG_USER = "mlflow.user"

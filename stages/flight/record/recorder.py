@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import capture, journal, recorder_process
-from stages.flight.record.closing import close, diagnose, keep_reports
+from stages.flight.record import capture, journal
+from stages.flight.record.closing import close, diagnose, keep_cached, keep_reports
 from stages.flight.record.session import Identity
 from stages.flight.runs import run as runs
 
@@ -27,8 +27,9 @@ SYSTEM_SAMPLE_S = 10.0
 # How long a stage may take to end after SIGTERM, before SIGKILL.
 GRACE_S = 10.0
 SHIP_S = 1.0
-# A server that does not answer after the run's end is tried this often; `flight sync` ships the rest.
-MAX_FAILURES_AFTER_END = 3
+LONGEST_PAUSE_S = 60.0
+# A server that does not answer after the run's end is tried this often; a later command ships the rest.
+TRIES_AFTER_END = 3
 
 
 class Recorder:
@@ -41,7 +42,10 @@ class Recorder:
         opening = self.records[0]
         self.anchor = Identity(**opening["anchor"])
         self.workspace = Path(opening["workspace"])
-        self._handled = 0
+        self.is_temporary = opening["workspace"] != opening["root"]  # DVC deletes the folder before it ends
+        # What an earlier recorder has kept must not be replaced by what lies in the workspace now.
+        self._kept = {record["stage"] for record in self.records if record["type"] == "kept"}
+        self._lock_time = 0.0
         self._next_sample = 0.0
 
     def follow(self) -> None:
@@ -55,20 +59,33 @@ class Recorder:
                 self._end_orphan(running, cause)
             elif anchor_is_gone:
                 return
+            self._keep_lock()
             self._sample_system(running)
             time.sleep(POLL_S)
 
     def _read(self) -> None:
         fresh, self._offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
         self.records.extend(fresh)
-        for record in self.records[self._handled :]:
-            if record["type"] == "stage-end":
-                keep_reports(self.workspace, self.folder, record["stage"])
-                if runs.failure(self.records) is not None:
-                    # What an earlier run diagnosed must not be read as this run's.
-                    shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
-                    diagnose(self.records, self.folder)
-        self._handled = len(self.records)
+        for stage in [record["stage"] for record in self.records if record["type"] == "stage-end"]:
+            if stage in self._kept:
+                continue
+            keep_reports(self.workspace, self.folder, stage)
+            if runs.failure(self.records) is not None:
+                # What an earlier run diagnosed must not be read as this run's.
+                shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
+                diagnose(self.records, self.folder)
+            self._kept.add(stage)
+            self.log.write("kept", stage=stage)
+
+    def _keep_lock(self) -> None:
+        """Copy dvc.lock whenever it changes: a temporary folder is gone before dvc is."""
+        with contextlib.suppress(OSError):
+            changed = (self.workspace / "dvc.lock").stat().st_mtime
+            if changed != self._lock_time:
+                shutil.copyfile(self.workspace / "dvc.lock", self.folder / "dvc.lock")
+                self._lock_time = changed
+                if self.is_temporary:
+                    keep_cached(self.workspace, self.folder, self._kept)
 
     def _end_orphan(self, running: dict[str, Any], cause: str) -> None:
         """SIGTERM to the launcher, which passes it on and records the end; then to the stage's group; then SIGKILL."""
@@ -90,7 +107,8 @@ class Recorder:
         while launcher is not None and launcher.is_running() and self._is_running(running) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         if self._is_running(running):
-            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=last_signal, seconds=None, cause=cause, kind="lost")
+            kind = "lost" if last_signal is None else "terminated"
+            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=last_signal, seconds=None, cause=cause, kind=kind)
 
     def _is_running(self, start: dict[str, Any]) -> bool:
         self._read()
@@ -116,38 +134,39 @@ def _ship(folder: Path, ended: threading.Event) -> None:
     """Ship what the journal has, again and again until its end is shipped; a server's failure is only waited out."""
     from stages.flight.record.mlflow_store import Store, StoreError
 
-    failures = 0
-    store = Store(folder)
-    while not (ended.is_set() and failures >= MAX_FAILURES_AFTER_END):
+    pause, tries_left = SHIP_S, TRIES_AFTER_END
+    store: Store | None = None
+    while tries_left:
+        is_last = ended.is_set()
         try:
+            store = store or Store(folder)
             if store.ship():
                 return
-            failures = 0
+            pause = SHIP_S
         except StoreError as error:
-            failures += 1
             sys.stderr.write(f"MLflow: {error}\n")
-        ended.wait(SHIP_S * 2**failures if failures else SHIP_S)
-        if ended.is_set() and failures:
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        tries_left -= is_last
+        if is_last:
             time.sleep(SHIP_S)
+        else:
+            ended.wait(pause)
 
 
 def main() -> int:
-    """Record the run in the folder given; another recorder at work makes this one leave at once."""
+    """Record the run in the folder given; who started this process has taken the run's lock for it."""
     folder = Path(sys.argv[1])
-    with recorder_process.lock(folder) as mine:
-        if not mine:
-            return 0
-        recorder = Recorder(folder)
-        ended = threading.Event()
-        shipping = threading.Thread(target=_ship, args=(folder, ended), daemon=True)
-        shipping.start()
-        if not any(record.get("part") == "environment" for record in recorder.records):
-            recorder.log.write("capture", **capture.environment())
-        if runs.end(recorder.records) is None:
-            recorder.follow()
-            close(recorder.records, recorder.workspace, folder, recorder.log)
-        ended.set()
-        shipping.join()
+    recorder = Recorder(folder)
+    ended = threading.Event()
+    shipping = threading.Thread(target=_ship, args=(folder, ended), daemon=True)
+    shipping.start()
+    if not any(record.get("part") == "environment" for record in recorder.records):
+        recorder.log.write("capture", **capture.environment())
+    if runs.end(recorder.records) is None:
+        recorder.follow()
+        close(recorder.records, recorder.workspace, folder, recorder.log)
+    ended.set()
+    shipping.join()
     return 0
 
 

@@ -24,6 +24,7 @@ class StageStderr:
     def __init__(self) -> None:
         reading, self.writing_end = os.pipe()
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._is_read = True
         self._thread = threading.Thread(target=self._pass_on, args=(reading,), daemon=True)
         self._thread.start()
 
@@ -33,6 +34,14 @@ class StageStderr:
         self._thread.join(timeout_s)
         return b"\n".join(self._lines).decode("utf-8", "replace")
 
+    def _forward(self, text: bytes) -> None:
+        """Write all of it; once nobody reads any more, only drain, so that the stage does not block."""
+        while text and self._is_read:
+            try:
+                text = text[os.write(2, text) :]
+            except OSError:
+                self._is_read = False
+
     def _pass_on(self, reading: int) -> None:
         held = b""
         at_line_start = True
@@ -40,13 +49,14 @@ class StageStderr:
             *lines, rest = (held + chunk).split(b"\n")
             for line in lines:
                 if not (at_line_start and NOTE.match(line)):
-                    os.write(2, line + b"\n")
+                    self._forward(line + b"\n")
                 self._lines.append(line.rsplit(b"\r", 1)[-1])
                 at_line_start = True
             may_become_note = at_line_start and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T")
             is_note = at_line_start and NOTE.match(rest)
             held = rest if may_become_note or is_note else b""
             if rest and not held:
-                os.write(2, rest)
+                self._forward(rest)
                 at_line_start = False
-        os.write(2, held)
+        self._forward(held)
+        os.close(reading)

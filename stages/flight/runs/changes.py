@@ -15,14 +15,17 @@ def flat_params(run: Run) -> dict[str, Any]:
         values = read_yaml(run.folder / "params.yaml")
     except ParamsError:
         return {}
-    return dict(_flatten(values, "")) if isinstance(values, dict) else {}
+    return flatten(values)
 
 
-def _flatten(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def flatten(values: Any) -> dict[str, Any]:
+    """Nested parameters by dotted name, as DVC and MLflow show them; anything but a mapping has none."""
+    if not isinstance(values, dict):
+        return {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        found.extend(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)])
-    return found
+        flat.update({f"{name}.{key}": leaf for key, leaf in flatten(value).items()} if isinstance(value, dict) else {str(name): value})
+    return flat
 
 
 def changed_params(run: Run, before: Run) -> dict[str, tuple[Any, Any]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from stages.flight.record import recorder_process
 from stages.flight.record.session import RECORDS_FOLDER
-from stages.flight.runs.run import Run, from_folder
+from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
 
 CLOSING_TIMEOUT_S = 30.0
+POLL_S = 0.1
 
 
 class UnknownRunError(Exception):
@@ -23,27 +24,29 @@ def find_root(start: Path) -> Path:
     return next((folder for folder in (start, *start.parents) if (folder / RECORDS_FOLDER).is_dir()), start)
 
 
-def load_all(root: Path) -> list[Run]:
-    """Every run, newest first; runs whose processes died are closed before."""
+def load_all(root: Path) -> tuple[list[Run], list[str]]:
+    """Every run, newest first, and what is wrong with records that cannot be read; runs whose processes died are closed before."""
     folders = sorted((root / RECORDS_FOLDER / "runs").glob("*/"))
-    runs = [run for folder in folders if (run := from_folder(folder)) is not None]
-    unfinished = [run for run in runs if run.ended is None and not _is_live(run)]
-    for run in unfinished:
-        recorder_process.ensure(run.folder)
+    runs, unreadable = _read(folders)
+    dead = [run.folder for run in runs if run.ended is None and not run.is_live]
+    for folder in dead:
+        recorder_process.ensure(folder, root)
     deadline = time.monotonic() + CLOSING_TIMEOUT_S
-    while unfinished and time.monotonic() < deadline:
-        time.sleep(0.1)
-        unfinished = [run for run in unfinished if (closed := from_folder(run.folder)) and closed.ended is None]
-    found = [run for folder in folders if (run := from_folder(folder)) is not None]
-    return sorted(found, key=lambda run: (run.started, run.id), reverse=True)
+    while dead and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        dead = [folder for folder in dead if from_folder(folder).ended is None and recorder_process.is_alive(folder)]
+        runs, unreadable = _read(folders)
+    return sorted(runs, key=lambda run: (run.started, run.id), reverse=True), unreadable
 
 
-def _is_live(run: Run) -> bool:
-    from stages.flight.record import journal
-    from stages.flight.record.session import Identity
-
-    records, _ = journal.read(run.folder / journal.FILE_NAME)
-    return Identity(**records[0]["anchor"]).process() is not None
+def _read(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    runs, unreadable = [], []
+    for folder in folders:
+        try:
+            runs.append(from_folder(folder))
+        except UnreadableRecordError as error:
+            unreadable.append(str(error))
+    return runs, unreadable
 
 
 def find(runs: Sequence[Run], name: str) -> Run:

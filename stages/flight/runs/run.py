@@ -11,8 +11,8 @@ from typing import Any
 
 from stages.flight.record import journal
 from stages.flight.record.names import metric
+from stages.flight.record.session import Identity
 
-STAGES = ("ingest", "validate", "prepare", "augment", "train", "evaluate", "diagnose")
 KINDS_OF_SIGNALS = {signal.SIGKILL: "killed", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated", signal.SIGINT: "interrupted"}
 KILLED_KINDS = ("killed", "terminated", "interrupted", "lost")
 
@@ -32,23 +32,32 @@ class Run:
     stages: dict[str, str]
     failure: dict[str, Any] | None
     metrics: dict[str, float]
-    code: dict[str, Any]
     mlflow_run_id: str | None
+    is_live: bool
 
     def verdict(self) -> dict[str, Any] | None:
         """The content of verdict.json, if the run has been diagnosed."""
         return _read_json(self.folder / "diagnosis/verdict.json")
 
 
-def from_folder(folder: Path) -> Run | None:
-    """The run recorded in ``folder``; None if its journal holds no opening record."""
+class UnreadableRecordError(Exception):
+    """The folder of a run holds no journal that can be read."""
+
+
+def from_folder(folder: Path) -> Run:
+    """The run recorded in ``folder``.
+
+    Raises:
+        UnreadableRecordError: if its journal is absent, or not one of a run.
+    """
     try:
-        records, _ = journal.read(folder / journal.FILE_NAME)
-    except OSError:
-        return None
-    opening = next((record for record in records if record["type"] == "run"), None)
-    if opening is None:
-        return None
+        return _from_records(folder, journal.read(folder / journal.FILE_NAME)[0])
+    except (OSError, KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+        raise UnreadableRecordError(f"{folder} holds no readable record ({type(error).__name__}: {error}).") from error
+
+
+def _from_records(folder: Path, records: Records) -> Run:
+    opening = next(record for record in records if record["type"] == "run")
     closing = end(records)
     shipped = _read_json(folder / "mlflow.json") or {}
     return Run(
@@ -61,8 +70,8 @@ def from_folder(folder: Path) -> Run | None:
         stages=closing["stages"] if closing else _states_so_far(records),
         failure=closing["failure"] if closing else failure(records),
         metrics=last_metrics(records),
-        code=next((record["code"] for record in records if record.get("part") == "workspace"), {}),
         mlflow_run_id=shipped.get("run_id"),
+        is_live=closing is None and Identity(**opening["anchor"]).process() is not None,
     )
 
 
@@ -99,13 +108,15 @@ def failure(records: Records) -> dict[str, Any] | None:
     if told is not None:
         first_lines = f"{told['error']}: {told['message']}".strip()
         return {"stage": stage, "kind": told["kind"], "cause": first_lines, "traceback": told["traceback"]}
+    if "kind" in ending:  # written by the recorder
+        return {"stage": stage, "kind": ending["kind"], "cause": cause, "traceback": None}
     if ending["signal"] is not None:
         number = signal.Signals(ending["signal"])
-        kind = "terminated" if cause else KINDS_OF_SIGNALS.get(number, "exception")
+        kind = "terminated" if orphan else KINDS_OF_SIGNALS.get(number, "exception")
         return {"stage": stage, "kind": kind, "cause": cause or f"ended by {number.name}", "traceback": None}
-    if ending["exit_code"] is None:
-        return {"stage": stage, "kind": ending.get("kind", "lost"), "cause": cause or "its end was not recorded", "traceback": None}
-    return {"stage": stage, "kind": "exception", "cause": f"exit code {ending['exit_code']} without an exception", "traceback": None}
+    last_lines = ending.get("last_lines", "").strip()
+    told_last = last_lines.splitlines()[-1] if last_lines else "and wrote nothing to standard error"
+    return {"stage": stage, "kind": "exception", "cause": f"exit code {ending['exit_code']}: {told_last}", "traceback": last_lines or None}
 
 
 def status(failed: dict[str, Any] | None) -> str:

@@ -46,7 +46,7 @@ def name_of(rule: Rule) -> str:
 
 
 def judge(evidence: Evidence, params: Params | None) -> Verdict:
-    """Ask every rule; findings come in the order of decision, within it by score. ``params`` serve the fixes alone."""
+    """Ask every rule; findings come in the order of decision. ``params`` serve the fixes alone."""
     findings: list[Finding] = []
     silent: list[str] = []
     not_applicable: dict[str, str] = {}

@@ -32,14 +32,15 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
     """The process asked for more memory than there was."""
     if evidence.failure is None or evidence.failure.kind != "out-of-memory":
         return None
-    batch_size = params.train.batch_size if params else 2
+    trains = evidence.failure.stage in ("train", "evaluate") and params is not None and params.train.batch_size > 1
+    smaller = change(params, "train.batch_size", params.train.batch_size // 2) if trains and params is not None else None
     return Finding(
         fault="out-of-memory",
         score=1.0,
         severity="critical",
         evidence={"stage": evidence.failure.stage, "cause": evidence.failure.cause},
         explanation=f"{evidence.failure.stage} ran out of memory: {evidence.failure.cause}",
-        fix=(change(params, "train.batch_size", max(1, batch_size // 2)),),
+        fix=(smaller or {"action": "use smaller images, or a machine with more memory"},),
     )
 
 

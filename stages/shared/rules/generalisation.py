@@ -26,7 +26,9 @@ def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Miss
     largest, smallest = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
     ratio = counts[largest] / counts[smallest]
     gap = evidence.evaluate.accuracy - evidence.evaluate.macro_recall
-    rare = results[smallest]
+    rare = results.get(smallest)
+    if rare is None:
+        return Missing("the test result of the rarest class")
     if ratio < MIN_CLASS_RATIO or gap < MIN_RECALL_GAP or rare.recall >= LOW_RECALL or rare.predicted >= rare.num_images:
         return None
     return Finding(
@@ -62,7 +64,7 @@ def overfitting(evidence: Evidence, params: Params | None) -> Finding | Missing 
     losses = [epoch.val_loss for epoch in train.epochs]
     best = losses.index(min(losses))
     rise = losses[-1] / max(losses[best], 1e-9)
-    gap = train.epochs[-1].accuracy - train.epochs[-1].val_accuracy
+    gap = probes["A"].accuracy - probes["V"].accuracy
     still_falling = train.epochs[-1].loss < train.epochs[best].loss
     if gap < MIN_GAP or math.isnan(rise) or rise < MIN_LOSS_RISE or best + 1 > LATEST_MINIMUM * len(losses) or not still_falling:
         return None
@@ -79,6 +81,6 @@ def overfitting(evidence: Evidence, params: Params | None) -> Finding | Missing 
             "accuracy_on_training": probes["A"].accuracy,
         },
         explanation=f"validation loss was lowest at epoch {best} of {len(losses)} and has risen {rise:.2f}-fold since, while training loss "
-        f"still falls; training accuracy is {gap:.2f} above validation accuracy.",
+        f"still falls; accuracy on training images is {gap:.2f} above that on validation images.",
         fix=(*stronger, change(params, "train.dropout", 0.4), change(params, "train.early_stopping_patience", 3)),
     )

@@ -1,0 +1,26 @@
+"""Passwords, tokens and keys are masked in all text that leaves the machine."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+_NAMES = r"(?:password|passwd|pwd|secret|token|api_?key|access_?key(?:_id)?|private_?key|credentials?)"
+# Each pattern keeps its first group and masks the rest.
+_PATTERNS = (
+    re.compile(rf"(?i)({_NAMES}['\"]?\s*[:=]\s*)(?:\"[^\"\n]+\"|'[^'\n]+'|[^\s'\",]{{4,}})"),
+    re.compile(r"(://[^/\s:@]*:)[^@\s/]+(?=@)"),
+    re.compile(r"(?i)((?:bearer|basic)\s+)[a-z0-9+/._=-]{12,}"),
+    re.compile(r"()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"()\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abpr]-|AIza)[\w-]{16,}"),
+    re.compile(r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # JSON web tokens
+    re.compile(r"(hooks\.slack\.com/services/)\S+"),
+    re.compile(r"()-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+)
+
+
+def mask(text: str) -> str:
+    """The text with what looks like a secret replaced."""
+    for pattern in _PATTERNS:
+        text = pattern.sub(lambda found: f"{found.group(1)}{MASK}", text)
+    return text
