@@ -17,7 +17,7 @@ import psutil
 
 from stages.flight.record import capture, recorder_process, session
 from stages.flight.record.journal import RUN_FOLDER_VARIABLE, SCHEMA, Journal
-from stages.flight.record.names import STAGES
+from stages.flight.record.names import DEFAULT_EXPERIMENT, STAGES
 from stages.flight.record.stage_stderr import StageStderr
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,6 +66,8 @@ def _open_run(run: session.Session, root: Path, journal: Journal) -> None:
         command=run.command,
         experiment=os.environ.get("DVC_EXP_NAME"),
         mlflow_run_id=os.environ.get("FLIGHT_RUN_ID"),
+        tracking_uri=session.tracking_uri(root),
+        mlflow_experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT,
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests import tiny
 
+FILLED_IN = ("validate", "augment", "train", "evaluate")
+
 
 def the_run(folder: Path) -> Any:
     """The only run of ``folder`` once it is shipped; nothing of the run may be left running."""
@@ -127,6 +129,7 @@ def test_sigkill_of_the_launcher(clone: Path) -> None:
     run = the_run(clone)
     assert run.info.status == "KILLED"
     assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.kind"] == "terminated"
 
 
 def test_sigkill_of_the_recorder(clone: Path) -> None:
@@ -142,7 +145,7 @@ def test_sigkill_of_the_recorder(clone: Path) -> None:
     assert run.data.tags["failure.stage"] == "validate"
 
 
-def test_early_cut_off(clone: Path) -> None:
+def test_early_cut_off(clone: Path, trained: Path) -> None:
     """The last stage to execute is not the last of the pipeline: the run is complete all the same."""
     with (clone / "stages/validate.py").open("a") as file:
         file.write("# a remark\n")
@@ -154,6 +157,55 @@ def test_early_cut_off(clone: Path) -> None:
     assert states.pop("validate") == "ran"
     assert set(states.values()) == {"cached"}
     assert run.data.tags["git.dirty"] == "true"
-    assert run.data.metrics["evaluate/accuracy"] > 0
+    original = {name: value for name, value in tiny.mlflow_runs(trained)[0].data.metrics.items() if name.split("/")[0] in FILLED_IN}
+    assert {name: run.data.metrics.get(name) for name in original} == original, "what a stage measures, and what is filled in for it"
     verdict = next(clone.glob(".flight/runs/*/diagnosis/verdict.json"))
     assert verdict.read_text() == (clone / "reports/diagnose/verdict.json").read_text()
+
+
+def test_a_dead_run_is_closed_from_its_own_record(clone: Path) -> None:
+    """Everything dies at once; a later run succeeds; closing the first one then touches nothing of the later one."""
+    tiny.set_params(clone, {"evaluate.gates.accuracy.min": 0.01})
+    dvc = tiny.start(clone, "dvc", "repro")
+    tiny.wait_for_record(clone, type="stage-start", stage="evaluate")
+    for process in tiny.processes(clone):
+        process.kill()
+    dvc.communicate()
+    first = next((clone / ".flight/runs").iterdir())
+    tiny.set_params(clone, {"evaluate.gates.accuracy.min": 0.02})
+    tiny.run(clone, "dvc", "repro")
+    verdict = (clone / "reports/diagnose/verdict.json").read_text()
+    tiny.wait_for_recorders(clone)
+    tiny.run(clone, "flight", "runs")
+    tiny.wait_for_recorders(clone)
+    runs = {run.data.tags["flight.id"]: run for run in tiny.mlflow_runs(clone)}
+    dead = runs.pop(first.name)
+    assert (dead.info.status, dead.data.tags["failure.stage"], dead.data.tags["failure.kind"]) == ("KILLED", "evaluate", "lost")
+    assert not (first / "reports/evaluate").exists()
+    assert "evaluate/accuracy" not in dead.data.metrics
+    assert [run.info.status for run in runs.values()] == ["FINISHED"]
+    assert (clone / "reports/diagnose/verdict.json").read_text() == verdict
+
+
+def test_dvc_killed_between_two_stages(clone: Path) -> None:
+    tiny.set_params(clone, {"evaluate.gates.accuracy.min": 0.01})
+    dvc = tiny.start(clone, "dvc", "repro")
+    tiny.wait_for_record(clone, type="stage-end", stage="evaluate")
+    dvc.kill()
+    dvc.communicate()
+    run = the_run(clone)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["failure.kind"] in ("lost", "terminated")  # terminated, if diagnose had begun
+
+
+def test_an_experiment_in_a_temporary_folder(clone: Path) -> None:
+    """DVC deletes the folder before it ends; the record is complete all the same."""
+    tiny.commit(clone, "lock")
+    tiny.run(clone, "dvc", "exp", "run", "--temp", "--name", "elsewhere", "-S", "evaluate.gates.accuracy.min=0.99")
+    run = the_run(clone)
+    assert (run.info.run_name, run.info.status) == ("elsewhere", "FINISHED")
+    states = {name.removeprefix("stage."): state for name, state in run.data.tags.items() if name.startswith("stage.")}
+    assert states.pop("evaluate") == states.pop("diagnose") == "ran"
+    assert set(states.values()) == {"cached"}
+    assert run.data.tags["data.version"].endswith(".dir")
+    assert "train/val_loss" in run.data.metrics

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from stages.flight.record import capture, lock
 from stages.flight.record.secrets import mask
 from stages.flight.record.stage_stderr import StageStderr
 from tests import tiny
@@ -51,17 +54,15 @@ def test_from_a_folder_below(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("why", "20261"), "no run is called"),
+        (("why", "19990101"), "no run is called"),
         (("why", "latest~9"), "there are 1"),
-        (("why", ""), "fits"),
         (("runs", "--limit", "0"), "at least 1"),
+        (("runs", "--limit", "abc"), "at least 1"),
         (("wy",), "invalid choice"),
         ((), "COMMAND"),
     ],
 )
 def test_wrong_usage_is_told_and_ends_with_2(trained: Path, arguments: tuple[str, ...], told: str) -> None:
-    if arguments == ("why", ""):
-        pytest.skip("an empty name fits every run; with a single run that is an answer")
     done = tiny.run(trained, "flight", *arguments, check=False)
     assert done.returncode == 2
     assert told in done.stderr
@@ -91,7 +92,63 @@ def test_a_damaged_record_is_left_out(clone: Path) -> None:
     broken.mkdir()
     (broken / "journal.jsonl").write_bytes(b"\x00\xff not a journal")
     (clone / ".flight/runs/empty").mkdir()
-    assert len(json.loads(tiny.run(clone, "flight", "runs", "--json").stdout)) == 1
+    for number, line in enumerate(
+        ('{"type": "end", "time": 1.5}', '{"type": "run", "time": 1.5}', '{"type": "run", "time": 1.5, "id": "x"}')
+    ):
+        (clone / f".flight/runs/cut{number}").mkdir()
+        (clone / f".flight/runs/cut{number}/journal.jsonl").write_text(line + "\n")
+    done = tiny.run(clone, "flight", "runs", "--json")
+    assert len(json.loads(done.stdout)) == 1
+    assert done.stderr.count("holds no readable record") == 5
+    assert tiny.run(clone, "flight", "why", "20200101", check=False).returncode == 2
+
+
+def test_a_pipe_that_closes_early_is_no_error(trained: Path) -> None:
+    done = tiny.run(trained, "sh", "-c", "flight why --json | true; flight runs --json 2>&1 | head -c 5")
+    assert done.stderr == ""
+
+
+def test_the_hash_of_a_folder_is_dvcs(tmp_path: Path) -> None:
+    """Also where sorting by parts and by the whole path differ."""
+    tiny.run(tmp_path, "git", "init", "-q")
+    tiny.run(tmp_path, "dvc", "init", "-q")
+    for name in ("cat/1.png", "cat-big/1.png", "cat.x/1.png", "zoë/ä b.png", "single"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(name)
+    tiny.run(tmp_path, "dvc", "add", "-q", "data")
+    assert lock.md5(tmp_path / "data") in (tmp_path / "data.dvc").read_text()
+
+
+def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:
+    tiny.run(tmp_path, "git", "init", "-q")
+    (tmp_path / "small.txt").write_bytes(b"a\r\nb")
+    for number in range(4):
+        (tmp_path / f"large{number}.bin").write_bytes(bytes([number]) * 9_000_000)
+    (tmp_path / "run").mkdir()
+    found = capture.capture_code(tmp_path, tmp_path / "run")
+    assert found["left_out"] == ["large0.bin", "large1.bin"]
+    assert found["dirty"] is True
+    assert tiny.run(tmp_path, "git", "show", f"{found['ref']}:small.txt").stdout == "a\nb"  # text mode reads \r\n as \n
+    assert tiny.run(tmp_path, "git", "status", "--porcelain").stdout.count("??") == 6
+
+
+def test_without_git_the_reason_is_recorded(tmp_path: Path) -> None:
+    found = capture.workspace(tmp_path, tmp_path)
+    assert found["code"]["ref"] is None
+    assert "not a git repository" in found["code"]["reason"]
+
+
+def test_a_closed_terminal_does_not_block_a_stage(tmp_path: Path) -> None:
+    """More than a pipe holds is written to a standard error that nobody reads any more."""
+    code = (
+        "import os; from stages.flight.record.stage_stderr import StageStderr\n"
+        "reading, writing = os.pipe(); os.dup2(writing, 2); os.close(writing); os.close(reading)\n"
+        "stderr = StageStderr()\n"
+        "for _ in range(400): os.write(stderr.writing_end, b'x' * 1000 + b'\\n')\n"
+        "stderr.finish(10); print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.stdout == "done\n"
 
 
 def test_the_launcher_knows_its_stages(tmp_path: Path, trained: Path) -> None:
@@ -106,6 +163,9 @@ def test_the_launcher_knows_its_stages(tmp_path: Path, trained: Path) -> None:
         ("+password = 'hunter22hunter'", "hunter22hunter"),
         ("+url: https://me:s3cr3tword@host/x", "s3cr3tword"),
         ("+AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCY", "wJalrXUtnFEMIK7MDENGbPxRfiCY"),
+        ('+password: "my secret pass word"', "my secret pass word"),
+        ("+origin https://:tok3n@host/x", "tok3n"),
+        ("+maps AIzaSyA0123456789abcdefghij", "AIzaSyA0123456789abcdefghij"),
         ("+key = AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
         ("+token: ghp_0123456789abcdefghij0123", "ghp_0123456789abcdefghij0123"),
         ("+Authorization: Bearer abcdef0123456789abcdef", "abcdef0123456789abcdef"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +20,23 @@ from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
 
 NOTHING_WRONG, FINDING, WRONG_USAGE = 0, 1, 2
+WIDTH_IN_PIPES = 240
 COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 nothing wrong, 1 a finding, 2 wrong usage or an unknown run."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `flight runs | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOTHING_WRONG
     except UnknownRunError as error:
         sys.stderr.write(f"flight: {error}\n")
         return WRONG_USAGE
@@ -121,7 +132,7 @@ def _print_json(value: Any) -> None:
 
 
 def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console(width=None if sys.stdout.isatty() else WIDTH_IN_PIPES)
 
 
 if __name__ == "__main__":

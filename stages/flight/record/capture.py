@@ -17,7 +17,8 @@ import psutil
 
 from stages.flight.record.secrets import mask
 
-MAX_UNTRACKED_BYTES = 10_000_000
+MAX_UNTRACKED_BYTES = 20_000_000  # of all untracked files together; the largest are left out and named
+MAX_PATCH_BYTES = 5_000_000
 REF_PREFIX = "refs/flight/"
 PATCH_NAME = "changes.patch"
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's name of a tree without files
@@ -66,7 +67,8 @@ def workspace(folder: Path, run_folder: Path) -> dict[str, Any]:
 def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
     """Commit tracked, changed and untracked files to ``refs/flight/<id>``, through an index of our own.
 
-    The user's index, branch and files stay as they are. Untracked files over MAX_UNTRACKED_BYTES are left out and named.
+    The user's index, branch and files stay as they are. Of untracked files MAX_UNTRACKED_BYTES are taken, the smallest
+    first; the others are named.
     For a temporary experiment folder the commit goes into the parent repository, which outlives it.
 
     Raises:
@@ -82,16 +84,17 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
         own = {**IDENTITY, "GIT_DIR": git_dir, "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(index)}
         parent = os.environ.get("DVC_EXP_BASELINE_REV") or _head(top, own)
         left_out = _large_untracked(top, own)
-        _git(top, own, "add", "--all", "--", ".", *(f":(exclude,literal){name}" for name in left_out))
+        pathspecs = "\0".join([".", *(f":(top,exclude,literal){name}" for name in left_out)])
+        _git(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=pathspecs)
         tree = _line(_git(top, own, "write-tree"))
         message = f"State of the code of run {run_folder.name}"
         commit = _line(_git(top, own, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message))
         ref = REF_PREFIX + run_folder.name
         _git(top, own, "update-ref", ref, commit)
         changes = [parent or EMPTY_TREE, commit]
-        patch = _git(top, own, "diff-tree", "-p", "--binary", "--no-ext-diff", "--no-textconv", *changes)
+        patch = _git(top, own, "diff-tree", "-p", "--no-ext-diff", "--no-textconv", *changes)
         changed = _git(top, own, "diff-tree", "-r", "--name-only", *changes, "--", ".", ":(exclude)*dvc.lock")
-    if patch:
+    if 0 < len(patch) <= MAX_PATCH_BYTES:  # for reading; the ref holds all of it
         masked = mask(patch.decode("utf-8", "surrogateescape"))
         (run_folder / PATCH_NAME).write_bytes(masked.encode("utf-8", "surrogateescape"))
     return {"ref": ref, "commit": commit, "parent": parent, "dirty": bool(changed), "left_out": left_out}
@@ -107,11 +110,20 @@ def _head(folder: Path, own: dict[str, str]) -> str | None:
 def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
     listed = _git(folder, own, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
     names = [os.fsdecode(name) for name in listed if name]
-    return [name for name in names if (folder / name).is_file() and (folder / name).stat().st_size > MAX_UNTRACKED_BYTES]
+    sizes = {name: (folder / name).lstat().st_size for name in names if os.path.lexists(folder / name)}
+    left_out, total = [], sum(sizes.values())
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if total <= MAX_UNTRACKED_BYTES:
+            break
+        left_out.append(name)
+        total -= sizes[name]
+    return left_out
 
 
-def _git(folder: Path, own: dict[str, str], *arguments: str) -> bytes:
-    done = subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **own}, capture_output=True, check=False)
+def _git(folder: Path, own: dict[str, str], *arguments: str, given: str = "") -> bytes:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env={**os.environ, **own}, input=os.fsencode(given), capture_output=True, check=False
+    )
     if done.returncode != 0:
         raise GitError(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
     return done.stdout

@@ -75,6 +75,11 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
     locked = lock.read_stages(folder / "dvc.lock")
     states = _stage_states(records, locked, folder, workspace if is_ours else None)
+    if is_ours and (stage := _lost_before(records, locked, folder)):
+        cause = "dvc ended before this stage, without a failure of the stages before it"
+        lost = {"stage": stage, "exit_code": None, "signal": None, "seconds": None, "cause": cause, "kind": "lost"}
+        log.write("stage-end", **lost)
+        records.append({"type": "stage-end", **lost})
     for stage, state in states.items():
         if state == "cached":
             if is_ours and _outs_are_as_locked(locked[stage], workspace):
@@ -90,6 +95,20 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     failed = runs.failure(records)
     data = next((out["md5"] for out in locked.get("ingest", {}).get("outs", []) if out["path"] == "data/raw"), None)
     log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data)
+
+
+def _lost_before(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path) -> str | None:
+    """The first stage that a whole ``dvc repro`` has not reached although none failed: dvc itself was ended between two stages.
+
+    Judged by dvc.lock and the parameters alone: a file that someone edits while the pipeline runs proves nothing.
+    """
+    opening = records[0]
+    has_targets = any(word.split(":")[-1] in names.STAGES for word in opening["command"])
+    if has_targets or opening["workspace"] != opening["root"] or runs.failure(records) is not None:
+        return None
+    ran = {record["stage"] for record in records if record["type"] == "stage-end"}
+    reached = ran.union(lock.up_to_date(locked, _plain_params(folder), None))
+    return next((stage for stage in names.STAGES if stage not in reached), None)
 
 
 def _has_newer_run(workspace: Path, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -25,7 +26,8 @@ FILE_NAME = "journal.jsonl"
 RUN_FOLDER_VARIABLE = "FLIGHT_RUN_FOLDER"  # set by the launcher for its stage
 
 RECORD_TYPES = {
-    "run": "schema, id, name, root, workspace, anchor {pid, create_time}, command, experiment, mlflow_run_id",
+    "run": "schema, id, name, root, workspace, anchor {pid, create_time}, command, experiment, mlflow_run_id, tracking_uri, "
+    "mlflow_experiment",
     "capture": "part: workspace (code) or environment (packages, python, platform, hardware, settings): the state before any work",
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",
     "stage-end": "stage, exit_code, signal, seconds, last_lines (of standard error, if it failed); or, from the recorder, cause and kind",
@@ -82,8 +84,13 @@ def _ends_inside_a_line(path: Path) -> bool:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The whole records from byte ``offset`` on, and the offset after the last whole line."""
+    """The whole records from byte ``offset`` on, and the offset after the last whole line.
+
+    A journal that is shorter than ``offset`` was cut by a power loss: it is read from its beginning.
+    """
     with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < offset:
+            offset = 0
         file.seek(offset)
         content = file.read()
     end = content.rfind(b"\n") + 1
@@ -109,6 +116,10 @@ def run_stage(name: str, main: Callable[[Journal], None]) -> None:
     log = Journal(Path(folder) if folder else None)
     try:
         main(log)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name} interrupted\n")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)  # so that the launcher sees what ended the stage
     except Exception as error:
         log.write(
             "failure",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 
 from stages.flight.record import journal, names, recorder_process
 from stages.flight.record.secrets import mask
+from stages.flight.record.session import RECORDS_FOLDER
 from stages.flight.runs.changes import flatten
 from stages.shared import files
 from stages.shared.errors import ParamsError
@@ -34,7 +39,7 @@ from mlflow.exceptions import MlflowException
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # MLflow's limits for one request (mlflow/utils/validation.py).
-MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 8000
+MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MAX_NAME_LENGTH = 1000, 100, 6000, 8000, 250
 HEARTBEAT_S = 30.0
 
 
@@ -43,16 +48,24 @@ class StoreError(Exception):
 
 
 class Store:
-    """Ships the run in ``folder`` to the store of MLFLOW_TRACKING_URI, or to the SQLite file of the repository."""
+    """Ships the run in ``folder`` to the store that was chosen when the run began."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._opening = journal.read(folder / journal.FILE_NAME)[0][0]
+        try:
+            self._connect()
+        except Exception as error:  # as in ship
+            raise StoreError(mask(f"{type(error).__name__}: {error}")) from error
+
+    def _connect(self) -> None:
+        self._opening = journal.read(self.folder / journal.FILE_NAME)[0][0]
         self._root = Path(self._opening["root"])
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._root / 'mlflow.db'}"
+        self._uri = str(self._opening["tracking_uri"])
+        if self._uri.startswith("sqlite:///"):
+            _make_database(Path(self._uri.removeprefix("sqlite:///")), self._root / RECORDS_FOLDER / "mlflow.lock")
         mlflow.set_tracking_uri(self._uri)
         self._client = mlflow.MlflowClient(self._uri)
-        state = files.read_json(folder / recorder_process.STATE_NAME) if (folder / recorder_process.STATE_NAME).is_file() else {}
+        state = files.read_json(self.folder / recorder_process.STATE_NAME) if (self.folder / recorder_process.STATE_NAME).is_file() else {}
         self._run_id: str | None = state.get("run_id")
         self._offset: int = state.get("offset", 0)
         self._is_complete: bool = state.get("complete", False)
@@ -125,7 +138,7 @@ class Store:
         return holds in (None, self._opening["id"])
 
     def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or names.DEFAULT_EXPERIMENT
+        name = self._opening["mlflow_experiment"]
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
@@ -143,14 +156,14 @@ class Store:
             values = read_yaml(self.folder / "params.yaml")
         except ParamsError:
             return  # the run fails for that very reason, and says so
-        shown = {name: "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
+        shown = {_valid_name(name): "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
         params = [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()]
         for start in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(self._run_id, params=params[start : start + MAX_PARAMS])
 
     def _log_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         metrics = [
-            Metric(_metric_name(record["stage"], name), float(value), _milliseconds(record["time"]), record["step"] or 0)
+            Metric(_valid_name(names.metric(record["stage"], name)), float(value), _milliseconds(record["time"]), record["step"] or 0)
             for record in records
             if record["type"] == "metrics"
             for name, value in record["values"].items()
@@ -246,8 +259,25 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _metric_name(stage: str, name: str) -> str:
-    return re.sub(r"[^\w\-./ :]", "_", names.metric(stage, name))
+def _valid_name(name: str) -> str:
+    """A name that MLflow takes for a metric or parameter; a long one ends in its own hash, so that two stay apart."""
+    valid = re.sub(r"[^\w\-./ :]", "_", name, flags=re.ASCII)
+    if valid == name and len(name) <= MAX_NAME_LENGTH:
+        return name
+    return f"{valid[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _make_database(path: Path, lock: Path) -> None:
+    """Make MLflow's SQLite file beside its place and move it there: one that is half made cannot be opened ever again."""
+    with lock.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        with tempfile.TemporaryDirectory(dir=lock.parent) as folder:
+            beside = Path(folder) / "mlflow.db"
+            mlflow.MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(beside, path)
 
 
 def _milliseconds(seconds: float) -> int:

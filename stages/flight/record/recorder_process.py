@@ -74,7 +74,8 @@ def tell_verdict(folder: Path, stage: str) -> None:
     while not verdict.is_file() and is_alive(folder) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     if verdict.is_file():
-        sentence = json.loads(verdict.read_text(encoding="utf-8"))["sentence"]
-        sys.stderr.write(f"\n{sentence}\nThe whole diagnosis: flight why, or {verdict.parent}/index.html\n")
+        found = json.loads(verdict.read_text(encoding="utf-8"))
+        sentence = f"\n{found['sentence']}" if found["findings"] else ""  # without a finding it repeats what the stage has said
+        sys.stderr.write(f"{sentence}\nThe whole diagnosis: flight why, or {verdict.parent}/index.html\n")
     else:
         sys.stderr.write(f"\n{stage} failed. Its record is in {folder}; type: flight why\n")

@@ -87,7 +87,17 @@ def _read_pointer(pointer: Path) -> dict[str, Any] | None:
 
 
 def _is_dvc(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        words = process.cmdline()[:3]  # `dvc …`, `python …/bin/dvc …`, `python -m dvc …`
-        return any(Path(word).name in ("dvc", "dvc.exe") for word in words)
-    return False
+    """``dvc …``, ``python …/bin/dvc …`` or ``python -m dvc …``."""
+    try:
+        words = [Path(word).name for word in process.cmdline()[:3]]
+    except psutil.Error:
+        return False
+    by_python = bool(words) and words[0].lower().startswith("python")
+    return words[:1] == ["dvc"] or (by_python and (words[1:2] == ["dvc"] or words[1:] == ["-m", "dvc"]))
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, a relative SQLite file taken from the repository, or the repository's own SQLite file."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    relative = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{root / relative}" if relative != uri and not relative.startswith("/") else uri

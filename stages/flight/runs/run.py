@@ -16,6 +16,8 @@ from stages.flight.record.session import Identity
 KINDS_OF_SIGNALS = {signal.SIGKILL: "killed", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated", signal.SIGINT: "interrupted"}
 KILLED_KINDS = ("killed", "terminated", "interrupted", "lost")
 
+VERDICT_FIELDS = {"verdict", "sentence", "findings", "silent", "not_applicable"}
+
 Records = list[dict[str, Any]]
 
 
@@ -37,7 +39,8 @@ class Run:
 
     def verdict(self) -> dict[str, Any] | None:
         """The content of verdict.json, if the run has been diagnosed."""
-        return _read_json(self.folder / "diagnosis/verdict.json")
+        found = _read_json(self.folder / "diagnosis/verdict.json")
+        return found if found is not None and found.keys() >= VERDICT_FIELDS else None
 
 
 class UnreadableRecordError(Exception):
