@@ -129,7 +129,7 @@ def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert found["left_out"] == ["large0.bin", "large1.bin"]
     assert found["dirty"] is True
     assert tiny.run(tmp_path, "git", "show", f"{found['ref']}:small.txt").stdout == "a\nb"  # text mode reads \r\n as \n
-    assert tiny.run(tmp_path, "git", "status", "--porcelain").stdout.count("??") == 6
+    assert tiny.run(tmp_path, "git", "status", "--porcelain").stdout.count("??") == 5
 
 
 def test_without_git_the_reason_is_recorded(tmp_path: Path) -> None:

@@ -136,20 +136,6 @@ def test_a_changed_file_reaches_its_stages_alone(clone: Path, file: str, expecte
     assert changed_stages(clone) == expected
 
 
-def test_a_changed_learning_rate_runs_train_evaluate_and_diagnose(clone: Path) -> None:
-    tiny.set_params(clone, {"train.learning_rate": 1e-3})
-    done = tiny.run(clone, "dvc", "repro")
-    ran = [stage for stage in STAGES if f"Running stage '{stage}'" in done.stdout]
-    assert ran == ["train", "evaluate", "diagnose"]
-    tiny.wait_for_recorders(clone)
-    tags = tiny.mlflow_runs(clone)[0].data.tags
-    assert [stage for stage in STAGES if tags[f"stage.{stage}"] == "ran"] == ran
-    shown = tiny.run(clone, "dvc", "metrics", "show").stdout
-    assert "accuracy" in shown
-    tiny.run(clone, "dvc", "plots", "show")
-    assert (clone / "dvc_plots/index.html").is_file()
-
-
 def test_an_experiment_is_a_run_with_its_name(clone: Path) -> None:
     tiny.commit(clone, "lock")
     tiny.run(clone, "dvc", "exp", "run", "--name", "stricter", "-S", "evaluate.gates.accuracy.min=0.99")

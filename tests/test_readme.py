@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages.flight.record.names import STAGES
 from stages.shared import params
 from tests import tiny
 from tests.imports import ROOT
@@ -56,6 +57,7 @@ def test_every_command_works(clone: Path) -> None:
     """In the order of the page, in one clone; a verdict other than healthy (exit code 1) is an answer."""
     tiny.commit(clone, "lock")
     (clone / ".venv").symlink_to(sys.prefix)
+    tiny.run(clone, "python", "-m", "stages", "augment")  # everything else is there already, so that the first command makes no run
     ran = []
     for command in commands():
         if command in NOT_RUN:
@@ -68,7 +70,10 @@ def test_every_command_works(clone: Path) -> None:
         assert "Traceback" not in done.stdout + done.stderr
         ran.append(command.split()[0])
     assert {"make", "dvc", "flight"} <= set(ran)
+    assert (clone / "dvc_plots/index.html").is_file()
     tiny.wait_for_recorders(clone)
+    tags = tiny.mlflow_runs(clone)[0].data.tags  # of the experiment with another learning rate
+    assert [stage for stage in STAGES if tags[f"stage.{stage}"] == "ran"] == ["train", "evaluate", "diagnose"]
 
 
 @pytest.mark.parametrize("version", ["3.10.2", "3.14.0"])
