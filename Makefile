@@ -15,7 +15,7 @@ test: .venv/requirements-dev.lock check
 	.venv/bin/pytest
 
 test-slow: .venv/requirements-dev.lock
-	.venv/bin/pytest -m slow --capture no --numprocesses 0 --capture no
+	.venv/bin/pytest -m slow --capture no
 
 check: .venv/requirements-dev.lock
 	.venv/bin/ruff check .
