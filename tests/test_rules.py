@@ -407,3 +407,13 @@ def test_gather_finds_what_lies_there(tmp_path: Path) -> None:
     assert evidence.gather(tmp_path).train == train()
     from_journal, failure = train(probes=()), failed("killed")
     assert evidence.gather(tmp_path, from_journal, failure) == Evidence(train=from_journal, failure=failure)
+
+
+@pytest.mark.parametrize("name", ["validate/summary.json", "augment/summary.json", "train/evidence.json", "evaluate/metrics.json"])
+def test_half_a_report_counts_as_absent(tmp_path: Path, name: str) -> None:
+    """A stage that is killed while it writes leaves a file cut off, and others missing."""
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text('{"passed": tr')
+    assert evidence.gather(tmp_path) == Evidence()
+    (tmp_path / name).write_text("{}")
+    assert evidence.gather(tmp_path) == Evidence()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -170,23 +171,31 @@ def from_parts(parts: Iterable[tuple[str, dict[str, Any]]]) -> TrainEvidence | N
 
 
 def gather(reports: Path, train: TrainEvidence | None = None, failure: Failure | None = None) -> Evidence:
-    """The evidence that lies in ``reports``; ``train`` and ``failure`` come from the journal where a stage left no report."""
-    train_file = reports / "train/evidence.json"
-    if train is None and train_file.is_file():
-        train = TrainEvidence.model_validate_json(train_file.read_text(encoding="utf-8"))
+    """The evidence that lies in ``reports``; ``train`` and ``failure`` come from the journal where a stage left no report.
+
+    A stage that was killed may leave half a report: what cannot be read counts as absent.
+    """
     return Evidence(
-        data=_data(reports / "validate/summary.json"),
-        augment=_augment(reports / "augment/summary.json"),
-        train=train,
-        evaluate=_evaluate(reports / "evaluate"),
+        data=_read_part(_data, reports / "validate"),
+        augment=_read_part(_augment, reports / "augment"),
+        train=train or _read_part(_train, reports / "train"),
+        evaluate=_read_part(_evaluate, reports / "evaluate"),
         failure=failure,
     )
 
 
-def _data(path: Path) -> DataEvidence | None:
-    if not path.is_file():
+PartType = TypeVar("PartType", bound=Part)
+
+
+def _read_part(reader: Callable[[Path], PartType], folder: Path) -> PartType | None:
+    try:
+        return reader(folder)
+    except (OSError, ValueError, KeyError):
         return None
-    summary = files.read_json(path)
+
+
+def _data(folder: Path) -> DataEvidence:
+    summary = files.read_json(folder / "summary.json")
     return DataEvidence(
         passed=summary["passed"],
         num_ok=summary["num_ok"],
@@ -196,18 +205,16 @@ def _data(path: Path) -> DataEvidence | None:
     )
 
 
-def _augment(path: Path) -> AugmentEvidence | None:
-    if not path.is_file():
-        return None
-    summary = files.read_json(path)
+def _augment(folder: Path) -> AugmentEvidence:
+    summary = files.read_json(folder / "summary.json")
     return AugmentEvidence(**summary["strength"], balancing=summary["policy"]["balancing"])
 
 
-def _evaluate(folder: Path) -> EvaluateEvidence | None:
-    if not (folder / "metrics.json").is_file():
-        return None
-    import csv
+def _train(folder: Path) -> TrainEvidence:
+    return TrainEvidence.model_validate_json((folder / "evidence.json").read_text(encoding="utf-8"))
 
+
+def _evaluate(folder: Path) -> EvaluateEvidence:
     with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         classes = tuple(ClassResult.model_validate(row) for row in csv.DictReader(file))
     gates = files.read_json(folder / "gates.json")
