@@ -76,7 +76,7 @@ def _run(stage: str, folder: Path, journal: Journal, received: list[int]) -> int
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        journal.write("signal", signal=number, name=signal.Signals(number).name, receiver=f"launcher of {stage}")
+        journal.write("signal", signal=number, name=signal.Signals(number).name, stage=stage)
         if child is not None:
             child.send_signal(number)
         else:

@@ -85,6 +85,23 @@ def test_a_stage_without_dvc_is_a_run_of_its_own(clone: Path) -> None:
     assert run.data.tags["stage.augment"] == "ran"
 
 
+def test_a_run_can_be_asked_for_once(clone: Path) -> None:
+    """FLIGHT_RUN_ID names the MLflow run of the next record; one that holds a record already is left as it is."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
+    asked = client.create_run(client.create_experiment("flight-recorder", (clone / "mlruns").as_uri())).info.run_id
+    for _ in range(2):
+        tiny.run(clone, "env", f"FLIGHT_RUN_ID={asked}", "python", "-m", "stages", "augment")
+        tiny.wait_for_recorders(clone)
+    second, first = (json.loads(path.read_text()) for path in sorted(clone.glob(".flight/runs/*/mlflow.json"), reverse=True))
+    assert first["run_id"] == asked != second["run_id"]
+    assert first["complete"] is second["complete"] is True
+    runs = tiny.mlflow_runs(clone)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len({run.data.tags["flight.id"] for run in runs}) == 2
+
+
 def test_a_damaged_record_is_left_out(clone: Path) -> None:
     tiny.run(clone, "python", "-m", "stages", "augment")
     tiny.wait_for_recorders(clone)

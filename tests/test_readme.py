@@ -88,7 +88,7 @@ def test_a_wrong_python_is_told_in_one_line(tmp_path: Path, version: str) -> Non
     stand_in.chmod(0o755)
     done = tiny.run(tmp_path, "make", "run", f"PYTHON={stand_in}", check=False)
     assert done.returncode == 2
-    told = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    told = [line for line in done.stderr.splitlines() if not line.startswith("make")]
     assert len(told) == 1
     assert "needs Python 3.11, 3.12 or 3.13" in told[0]
     assert version in told[0]

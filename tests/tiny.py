@@ -77,7 +77,9 @@ def commit(folder: Path, message: str) -> None:
 
 def environment() -> dict[str, str]:
     """The environment of a shell in which this Python's environment is active."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "FLIGHT_", "MLFLOW_", "GIT_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "FLIGHT_", "MLFLOW_", "GIT_", "MAKE", "MFLAGS"))
+    }
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 

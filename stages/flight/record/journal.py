@@ -34,7 +34,7 @@ RECORD_TYPES = {
     "orphan": "stage, cause: the recorder is about to end a stage that lost its dvc or its launcher",
     "kept": "stage: the recorder has copied the stage's reports into the run's folder",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
-    "signal": "signal, name, receiver: a signal that asked the launcher to end",
+    "signal": "signal, name, stage: a signal that asked the launcher of the stage to end it",
     "metrics": "stage, values {name: number}, step (or null)",
     "setting": "stage, values: devices, threads, versions as the stage found them",
     "evidence": "part, values: a piece of the evidence for the diagnosis, as it came",

@@ -105,19 +105,24 @@ def failure(records: Records) -> dict[str, Any] | None:
     if ending is None:
         return None
     stage = ending["stage"]
-    orphan = next((record["cause"] for record in records if record["type"] == "orphan" and record["stage"] == stage), None)
-    cause = orphan or ending.get("cause")
+    cause = next((record["cause"] for record in records if record["type"] == "orphan" and record["stage"] == stage), ending.get("cause"))
+    # A library may turn the signal into an exception of its own, above all while it is loaded.
+    asked = next((record["signal"] for record in records if record["type"] == "signal" and record["stage"] == stage), None)
     told = next((record for record in records if record["type"] == "failure" and record["stage"] == stage), None)
-    if told is not None:
-        first_lines = f"{told['error']}: {told['message']}".strip()
-        return {"stage": stage, "kind": told["kind"], "cause": first_lines, "traceback": told["traceback"]}
+    if asked is None and told is not None:
+        return {
+            "stage": stage,
+            "kind": told["kind"],
+            "cause": f"{told['error']}: {told['message']}".strip(),
+            "traceback": told["traceback"],
+        }
     if "kind" in ending:  # written by the recorder
         return {"stage": stage, "kind": ending["kind"], "cause": cause, "traceback": None}
-    if ending["signal"] is not None:
-        number = signal.Signals(ending["signal"])
-        kind = "terminated" if orphan else KINDS_OF_SIGNALS.get(number, "exception")
-        return {"stage": stage, "kind": kind, "cause": cause or f"ended by {number.name}", "traceback": None}
-    last_lines = ending.get("last_lines", "").strip()
+    number = asked or ending["signal"]
+    if number is not None:
+        kind = "terminated" if cause else KINDS_OF_SIGNALS.get(signal.Signals(number), "exception")
+        return {"stage": stage, "kind": kind, "cause": cause or f"ended by {signal.Signals(number).name}", "traceback": None}
+    last_lines = ending["last_lines"].strip()
     told_last = last_lines.splitlines()[-1] if last_lines else "and wrote nothing to standard error"
     return {"stage": stage, "kind": "exception", "cause": f"exit code {ending['exit_code']}: {told_last}", "traceback": last_lines or None}
 
