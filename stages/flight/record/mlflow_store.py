@@ -174,7 +174,7 @@ class Store:
         self._client.log_batch(self._run_id, tags=[RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()])
 
     def _finish(self, ending: dict[str, Any]) -> None:
-        verdict = files.read_json(self.folder / "diagnosis/verdict.json")
+        verdict = files.read_json(self.folder / recorder_process.VERDICT_NAME)
         gates = self.folder / "reports/evaluate/gates.json"
         tags = {names.stage_tag(stage): state for stage, state in ending["stages"].items()}
         tags[names.TAG_VERDICT] = verdict["verdict"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal
+from stages.flight.record import journal, recorder_process
 from stages.flight.record.names import metric
 from stages.flight.record.session import Identity
 
@@ -39,7 +39,7 @@ class Run:
 
     def verdict(self) -> dict[str, Any] | None:
         """The content of verdict.json, if the run has been diagnosed."""
-        found = _read_json(self.folder / "diagnosis/verdict.json")
+        found = _read_json(self.folder / recorder_process.VERDICT_NAME)
         return found if found is not None and found.keys() >= VERDICT_FIELDS else None
 
 
@@ -62,7 +62,7 @@ def from_folder(folder: Path) -> Run:
 def _from_records(folder: Path, records: Records) -> Run:
     opening = next(record for record in records if record["type"] == "run")
     closing = end(records)
-    shipped = _read_json(folder / "mlflow.json") or {}
+    shipped = _read_json(folder / recorder_process.STATE_NAME) or {}
     return Run(
         id=opening["id"],
         name=opening["name"],
