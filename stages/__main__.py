@@ -5,19 +5,23 @@ Only a parent can tell a kill, a memory limit and ``os._exit`` apart. The comman
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
-from stages.flight.record import capture, recorder_process, session
-from stages.flight.record.journal import RUN_FOLDER_VARIABLE, SCHEMA, Journal
+from stages.flight.record import address, capture, journal, memory, recorder_process, session
+from stages.flight.record.journal import RUN_FOLDER_VARIABLE, Journal
 from stages.flight.record.names import DEFAULT_EXPERIMENT, STAGES
+from stages.flight.record.secrets import mask
 from stages.flight.record.stage_stderr import StageStderr
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,8 +29,9 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNAL_EXIT_OFFSET = 128
 # A grandchild that outlives the stage may hold standard error open.
 STDERR_TIMEOUT_S = 2.0
-# Of so many of the newest runs, those that have not arrived in MLflow are taken up again.
-TAKEN_UP = 8
+# The recorder copies a stage's reports from a temporary folder, which DVC then deletes.
+KEEPING_TIMEOUT_S = 20.0
+PROBLEM_TOLD = ".problem-told"
 
 
 def main() -> int:
@@ -39,44 +44,59 @@ def main() -> int:
     for number in FORWARDED:
         signal.signal(number, lambda number, frame: received.append(number))  # until there is a stage to pass it on to
     run, root = session.join(), session.records_root()
-    journal = Journal(run.folder)
     if run.is_new:
-        _open_run(run, root, journal)
-        recorder_process.ensure(run.folder, root)
-        journal.write("capture", **capture.workspace(Path.cwd(), run.folder))
-        for folder in recorder_process.unfinished(run.folder.parent, TAKEN_UP):
-            recorder_process.ensure(folder, root)
-    else:
-        recorder_process.ensure(run.folder, root)
-    exit_code = _run(stage, run.folder, journal, received)
+        recorder_process.take_up(run.folder.parent, root)
+        _open_run(run, root, stage)
+    recorder_process.ensure(run.folder, root)
+    log = Journal(run.folder)
+    if run.is_new:
+        log.write("capture", **capture.workspace(Path.cwd(), run.folder))
+    exit_code = _run(stage, run.folder, log, received)
     if exit_code != 0:
         recorder_process.tell_verdict(run.folder, stage)
+    if Path.cwd() != root:
+        recorder_process.wait_until(lambda: _is_kept(run.folder, stage), KEEPING_TIMEOUT_S)
+    recorder_process.tell_problem(run.folder, PROBLEM_TOLD)
     return exit_code
 
 
-def _open_run(run: session.Session, root: Path, journal: Journal) -> None:
-    journal.write(
-        "run",
-        schema=SCHEMA,
+def _open_run(run: session.Session, root: Path, stage: str) -> None:
+    uri = address.tracking_uri(root)
+    journal.open_run(
+        run.folder,
         id=run.folder.name,
-        name=os.environ.get("DVC_EXP_NAME") or run.folder.name,
+        stage=stage,
         root=str(root),
         workspace=str(Path.cwd()),
+        host=socket.gethostname(),
         anchor=run.anchor.as_record(),
         command=run.command,
         experiment=os.environ.get("DVC_EXP_NAME"),
         mlflow_run_id=os.environ.get("FLIGHT_RUN_ID"),
-        tracking_uri=session.tracking_uri(root),
+        tracking_uri=uri,
         mlflow_experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT,
     )
+    session.remember(run)
+    if fault := address.fault(uri):
+        sys.stderr.write(
+            f"\nMLFLOW_TRACKING_URI is {mask(uri)}, and nothing can be shipped there: {fault}.\n"
+            f"The run is recorded in {run.folder} all the same. Correct the variable, then type: flight sync\n\n"
+        )
+        (run.folder / PROBLEM_TOLD).touch()
 
 
-def _run(stage: str, folder: Path, journal: Journal, received: list[int]) -> int:
+def _is_kept(folder: Path, stage: str) -> bool:
+    records, _ = journal.read(folder / journal.FILE_NAME)
+    is_kept = any(record["type"] == "kept" and record["stage"] == stage for record in records)
+    return is_kept or not recorder_process.is_alive(folder)
+
+
+def _run(stage: str, folder: Path, log: Journal, received: list[int]) -> int:
     started = time.monotonic()
     child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        journal.write("signal", signal=number, name=signal.Signals(number).name, stage=stage)
+        log.write("signal", signal=number, name=signal.Signals(number).name, stage=stage)
         if child is not None:
             child.send_signal(number)
         else:
@@ -84,7 +104,7 @@ def _run(stage: str, folder: Path, journal: Journal, received: list[int]) -> int
 
     for forwarded in FORWARDED:
         signal.signal(forwarded, forward)
-    stderr = StageStderr()
+    stderr, num_oom_kills = StageStderr(), memory.num_oom_kills()
     # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
     child = subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],
@@ -95,18 +115,36 @@ def _run(stage: str, folder: Path, journal: Journal, received: list[int]) -> int
     for early in received:  # came before there was a child
         child.send_signal(early)
     me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
-    journal.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
+    log.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
     code = child.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)  # workers that a killed stage has left
     last_lines = stderr.finish(timeout_s=STDERR_TIMEOUT_S)
-    journal.write(
+    ending = _ending(code, is_done=_is_done(folder, stage, child.pid))
+    log.write(
         "stage-end",
         stage=stage,
-        exit_code=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
+        **ending,
         seconds=round(time.monotonic() - started, 3),
+        oom_kills=memory.num_oom_kills() - num_oom_kills,
         last_lines=last_lines if code else "",
     )
+    if "kind" in ending:
+        return 1  # so that DVC does not take the outs for whole
     return code if code >= 0 else SIGNAL_EXIT_OFFSET - code
+
+
+def _ending(code: int, *, is_done: bool) -> dict[str, Any]:
+    if code < 0:
+        return {"exit_code": None, "signal": -code}
+    if code == 0 and not is_done:
+        return {"exit_code": 0, "signal": None, "kind": "exception", "cause": "it ended with exit code 0 before its work was done"}
+    return {"exit_code": code, "signal": None}
+
+
+def _is_done(folder: Path, stage: str, pid: int) -> bool:
+    records, _ = journal.read(folder / journal.FILE_NAME)
+    return any(record["type"] == "stage-done" and record["stage"] == stage and record["pid"] == pid for record in records)
 
 
 if __name__ == "__main__":

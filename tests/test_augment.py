@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from stages import augment as stage
-from stages.shared.augmentation import Draws, draw, epoch_rows, measure_strength, plan_sampling, random_numbers, unchanged
+from stages.shared.augmentation import (
+    Draws,
+    apply_to_image,
+    draw,
+    epoch_rows,
+    measure_strength,
+    plan_sampling,
+    random_numbers,
+    unchanged,
+    variants,
+)
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared
 from tests.tiny import ROOT
@@ -86,7 +96,7 @@ def test_the_identity_policy_changes_nothing() -> None:
     draws = draws_of(policy())
     assert as_lists(draws) == as_lists(unchanged(50))
     image = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(stage._apply(image, draws, 0, "nearest"), image)
+    np.testing.assert_array_equal(apply_to_image(image, draws, 0, "nearest"), image)
 
 
 def test_draws_stay_within_the_policy_and_use_its_range() -> None:
@@ -139,7 +149,7 @@ def mark_in(image: NDArray[np.uint8]) -> tuple[int, int]:
 
 def test_a_shift_moves_a_pixel_by_the_known_amount() -> None:
     # The output at x comes from x + 2: the picture moves two to the left; and three down.
-    image = stage._apply(marked(4, 1), by_hand(c=2, f=-3), 0, "constant")
+    image = apply_to_image(marked(4, 1), by_hand(c=2, f=-3), 0, "constant")
     assert mark_in(image) == (2, 4)
     assert int(image.astype(int).sum()) == 3 * 255
 
@@ -151,12 +161,12 @@ def test_a_flip_mirrors_left_and_right() -> None:
     assert 0 < flipped.sum() < 50
     for number in range(10):
         wanted = image[:, ::-1] if flipped[number] else image
-        np.testing.assert_array_equal(stage._apply(image, draws, number, "nearest"), wanted)
+        np.testing.assert_array_equal(apply_to_image(image, draws, number, "nearest"), wanted)
 
 
 def test_a_quarter_turn_moves_a_pixel_to_where_it_belongs() -> None:
     # (x, y) comes from (y, 8 - x): the pixel at (7, 4) is asked for by x = 4, y = 7.
-    image = stage._apply(marked(7, 4), by_hand(a=0, b=1, c=0, d=-1, e=0, f=SIZE_PX - 1), 0, "constant")
+    image = apply_to_image(marked(7, 4), by_hand(a=0, b=1, c=0, d=-1, e=0, f=SIZE_PX - 1), 0, "constant")
     assert mark_in(image) == (4, 7)
     assert int(image.astype(int).sum()) == 3 * 255
 
@@ -169,7 +179,7 @@ def test_a_drawn_rotation_turns_by_its_angle() -> None:
     assert abs(np.rad2deg(angle)) > 20
     image = np.zeros((size_px, size_px, 3), np.uint8)
     image[19:22, 34:37] = 255  # a block 15 pixels right of the centre
-    turned = stage._apply(image, draws, number, "constant")[:, :, 0].astype(float)
+    turned = apply_to_image(image, draws, number, "constant")[:, :, 0].astype(float)
     y, x = np.indices(turned.shape)
     found = float((x * turned).sum() / turned.sum()) - 20, float((y * turned).sum() / turned.sum()) - 20
     assert found == pytest.approx((15 * np.cos(angle), -15 * np.sin(angle)), abs=0.2)
@@ -195,7 +205,7 @@ def test_apply_equals_a_direct_inverse_mapping(fill_mode: str, padding: str) -> 
                 lower = padded[top + 1, left] * (1 - right_share) + padded[top + 1, left + 1] * right_share
                 wanted[y, x] = upper * (1 - bottom_share) + lower * bottom_share
         wanted = np.clip((wanted - 127.5) * contrast + 127.5 + added, 0, 255)
-        found = stage._apply(image, draws, number, fill_mode).astype(float)
+        found = apply_to_image(image, draws, number, fill_mode).astype(float)
         assert np.abs(found - wanted).max() < 2.5, (number, fill_mode)  # grey levels are cut off twice
 
 
@@ -204,9 +214,9 @@ def test_brightness_and_contrast_are_in_grey_levels() -> None:
     plain = unchanged(1)
     brighter = Draws(plain.transforms, np.array([[1, 30]], np.float32))
     flatter = Draws(plain.transforms, np.array([[0, 0.5]], np.float32))
-    assert (stage._apply(image, brighter, 0, "nearest") == 130).all()
-    assert (stage._apply(image, flatter, 0, "nearest") == 128).all()
-    assert (stage._apply(image, Draws(plain.transforms, np.array([[1, 900]], np.float32)), 0, "nearest") == 255).all()
+    assert (apply_to_image(image, brighter, 0, "nearest") == 130).all()
+    assert (apply_to_image(image, flatter, 0, "nearest") == 128).all()
+    assert (apply_to_image(image, Draws(plain.transforms, np.array([[1, 900]], np.float32)), 0, "nearest") == 255).all()
 
 
 # Balancing
@@ -298,7 +308,7 @@ def test_plan_and_report_have_the_same_bytes_each_time(tmp_path: Path) -> None:
     train_set = Prepared(names, LABELS, tuple(f"{number}.png" for number in range(62)), SIZE_PX, (images,))
     for name in ("first", "second"):
         result = stage.augment(train_set, STRONG.model_copy(update={"balancing": "oversample"}))
-        stage.write(result, stage.variants(train_set, STRONG), tmp_path / name / "augmented", tmp_path / name / "report")
+        stage.write(result, variants(train_set, STRONG, 7), tmp_path / name / "augmented", tmp_path / name / "report")
     first = tree(tmp_path / "first")
     assert set(first) == {"augmented/policy.json", "augmented/sampling.json", "report/index.html", "report/summary.json"}
     assert tree(tmp_path / "second") == first
@@ -308,4 +318,4 @@ def test_plan_and_report_have_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert [row["num_images"] for row in summary["classes"]] == [40, 7, 15]
     html = first["report/index.html"].decode()
     assert "<b onclick" not in html
-    assert html.count("data:image/webp;base64,") == 3 * (1 + stage.NUM_VARIANTS)
+    assert html.count("data:image/webp;base64,") == 3 * (1 + 7)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from stages import train
-from stages.augment import _apply
 from stages.shared import files, model, params
-from stages.shared.augmentation import draw, epoch_rows, plan_sampling, random_numbers
+from stages.shared.augmentation import apply_to_image, draw, epoch_rows, plan_sampling, random_numbers
 from stages.shared.batches import PlainBatches, TrainBatches
 from stages.shared.errors import SourceError
 from stages.shared.prepared import Prepared
@@ -90,7 +89,7 @@ def test_the_device_warps_as_the_page_shows() -> None:
     layer = model.Augmentation("nearest")
     warped = keras.ops.convert_to_numpy(layer(np.repeat(smooth[None], 8, axis=0), draws.transforms, draws.colours, training=True))
     for number in range(8):
-        shown = _apply(smooth, draws, number, "nearest")
+        shown = apply_to_image(smooth, draws, number, "nearest")
         assert np.abs(warped[number] - shown).mean() < 1.5
     plain = keras.ops.convert_to_numpy(layer(smooth[None], draws.transforms[:1], draws.colours[:1], training=False))
     assert np.array_equal(plain[0], smooth)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stages.flight.runs import answers
+from stages.flight.runs.changes import shown
 from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
 
@@ -75,11 +76,10 @@ def show_runs(options: argparse.Namespace) -> int:
     for column in ("run", "name", "status", "verdict", "accuracy", "changed"):
         table.add_column(column, no_wrap=column == "run", justify="right" if column == "accuracy" else "left")
     for row in rows:
-        name = "" if row["name"] == row["id"] else row["name"]
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
         status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
-        changed = ", ".join(f"{change['param']} {_shown(change['from'])} → {_shown(change['to'])}" for change in row["changed"])
-        table.add_row(row["id"], escape(name), status, row["verdict"] or "", accuracy, escape(changed))
+        changed = ", ".join(f"{change['param']} {shown(change['from'])} → {shown(change['to'])}" for change in row["changed"])
+        table.add_row(row["id"], escape(row["name"]), status, row["verdict"] or "", accuracy, escape(changed))
     _console().print(table)
     return NOTHING_WRONG
 
@@ -113,18 +113,13 @@ def _print_why(answer: dict[str, Any]) -> None:
         for name, value in finding["evidence"].items():
             console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", highlight=False)
         for fix in finding["fix"]:
-            told = f"{fix['param']} {_shown(fix['from'])} → {_shown(fix['to'])}:  {fix['command']}" if "command" in fix else fix["action"]
+            told = f"{fix['param']} {shown(fix['from'])} → {shown(fix['to'])}:  {fix['command']}" if "command" in fix else fix["action"]
             console.print(f"  fix: {escape(told)}", highlight=False)
     console.print(f"\nlooked for and not found: {', '.join(answer['silent']) or 'nothing'}", style="dim", highlight=False)
     for fault, signal in answer["not_applicable"].items():
         console.print(f"could not look for {fault}: it needs {signal}", style="dim", highlight=False)
     if answer["page"]:
         console.print(f"page: {answer['page']}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _shown(value: Any) -> str:
-    """A parameter's value as params.yaml has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _print_json(value: Any) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from stages.shared.params import AugmentParams
+
+if TYPE_CHECKING:
+    from stages.shared.prepared import Prepared
 
 # Streams of random numbers, so that no two uses share their draws.
 STREAM_ORDER, STREAM_REMAINDER, STREAM_AUGMENTATION = 0, 1, 2
@@ -130,3 +135,29 @@ def measure_strength(policy: AugmentParams, size_px: int, num_draws: int = 1000)
         round(float(np.abs(draws.colours[:, 1]).mean()) / 255, 4),
         round(float(np.abs(draws.colours[:, 0] - 1).mean()), 4),
     )
+
+
+def variants(train_set: Prepared, policy: AugmentParams, num_variants: int) -> list[list[NDArray[np.uint8]]]:
+    """For each class an original and changed images, drawn as training draws them, each (size_px, size_px, 3)."""
+    firsts = [int(np.flatnonzero(train_set.labels == label)[0]) for label in range(len(train_set.classes))]
+    rows = []
+    for image in train_set.gather(np.array(firsts)):
+        draws = draw(policy, random_numbers(policy.seed, 0, num_variants), train_set.size_px)
+        rows.append([image, *(apply_to_image(image, draws, number, policy.fill_mode) for number in range(num_variants))])
+    return rows
+
+
+def apply_to_image(image: NDArray[np.uint8], draws: Draws, number: int, fill_mode: str) -> NDArray[np.uint8]:
+    """One drawn change of one image on the host, for people to look at (training does it on the device)."""
+    size_px = len(image)
+    padding = {"nearest": "edge", "constant": "constant", "reflect": "symmetric", "wrap": "wrap"}[fill_mode]
+    padded = np.pad(image, ((size_px,), (size_px,), (0,)), mode=padding)  # type: ignore[call-overload]
+    a, b, c, d, e, f = draws.transforms[number, :6].astype(float)
+    # Pillow maps pixel centres (x + 0.5), Keras maps indices; and the padded picture starts size_px earlier.
+    shift = (0.5 - 0.5 * (a + b) + c + size_px, 0.5 - 0.5 * (d + e) + f + size_px)
+    warped = Image.fromarray(padded).transform(
+        (size_px, size_px), Image.Transform.AFFINE, (a, b, shift[0], d, e, shift[1]), Image.Resampling.BILINEAR
+    )
+    contrast, added = draws.colours[number]
+    changed = (np.asarray(warped, np.float32) - 127.5) * contrast + 127.5 + added
+    return np.asarray(np.clip(changed, 0, 255).round(), np.uint8)

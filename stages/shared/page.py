@@ -11,17 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 TEMPLATES = Path(__file__).parent / "pages"
 
 
-def render(template: str, **content: Any) -> str:
-    """Fill a template of ``stages/shared/pages``; every value is escaped, an unknown name is an error."""
+def render(template: str | Path, **content: Any) -> str:
+    """Fill a template of ``stages/shared/pages`` (or elsewhere, by its path); every value is escaped, an unknown name is an error."""
+    path = TEMPLATES / template
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader((path.parent, TEMPLATES)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["points"] = chart_points
-    return environment.get_template(template).render(**content)
+    return environment.get_template(path.name).render(**content)
 
 
 def chart_points(values: Sequence[float | None], low: float, high: float, width: float, height: float) -> str:

@@ -9,24 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from stages.flight.record import journal, lock, names
+from stages.flight.record import journal, lock, names, previews
 from stages.flight.record.journal import Journal
+from stages.flight.record.secrets import mask
+from stages.flight.runs import drift
 from stages.flight.runs import run as runs
-from stages.shared import diagnosis, evidence, files
+from stages.shared import diagnosis, evidence, files, paths
 from stages.shared.errors import ParamsError
 from stages.shared.params import Params, load, read_yaml
 from stages.shared.rules import judge
 
-REPORTS, DIAGNOSIS, MODEL = "reports", "diagnosis", "model"
-MODEL_OUT = "data/model"
+REPORTS, DIAGNOSIS, MODEL, PREVIEWS = "reports", "diagnosis", "model", "previews"
+MODEL_OUT = str(paths.MODEL)
 TRAIN_STAGE = "train"
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
     """Copy what a stage left for people (and the model) into the run's folder, which the next run does not touch."""
-    copies = {f"reports/{stage}": folder / REPORTS / stage}
+    copies = {f"{REPORTS}/{stage}": folder / REPORTS / stage}
     if stage == TRAIN_STAGE:
         copies[MODEL_OUT] = folder / MODEL
     for source, target in copies.items():
@@ -39,10 +42,29 @@ def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
                 shutil.copytree(workspace / source, beside)
                 beside.rename(target)
             shutil.rmtree(beside, ignore_errors=True)
-    if stage == TRAIN_STAGE and (folder / MODEL).is_dir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
+    # What is wrong with the files of a stage that failed costs its pictures alone.
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        if stage == TRAIN_STAGE and (folder / MODEL).is_dir():
             first_shard = workspace / "data/prepared/test/images-00000.npy"
             np.save(folder / MODEL / "input_example.npy", np.load(first_shard, mmap_mode="r")[:1])
+        if stage == "validate":
+            _keep_manifest(workspace, folder)
+        previews.write(stage, workspace, folder / PREVIEWS)
+
+
+def _keep_manifest(workspace: Path, folder: Path) -> None:
+    """Copy the manifest to where runs with the same one share it; named by DVC's hash."""
+    kept = manifest_path(folder, lock.md5(workspace / paths.MANIFEST))
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.{folder.name}")
+        shutil.copyfile(workspace / paths.MANIFEST, beside)
+        beside.rename(kept)
+
+
+def manifest_path(folder: Path, md5: str) -> Path:
+    """Where the manifest with this hash is kept, for all runs."""
+    return folder.parent.parent / "manifests" / f"{md5}.parquet"
 
 
 def keep_cached(workspace: Path, folder: Path, kept: set[str]) -> None:
@@ -57,7 +79,8 @@ def diagnose(records: list[dict[str, Any]], folder: Path) -> None:
     """Judge what there is: kept reports, and from the journal what a stage that failed could not report."""
     parts = [(record["part"], record["values"]) for record in records if record["type"] == "evidence"]
     failed = runs.failure(records)
-    failure = evidence.Failure(**{name: failed[name] for name in ("stage", "kind", "cause")}) if failed else None
+    # The page goes to MLflow, and a message may quote what should stay on the machine.
+    failure = evidence.Failure(stage=failed["stage"], kind=failed["kind"], cause=mask(failed["cause"])) if failed else None
     found = evidence.gather(folder / REPORTS, evidence.from_parts(parts), failure)
     diagnosis.write(judge(found, _params(folder)), found, folder / DIAGNOSIS)
 
@@ -74,12 +97,10 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     if is_ours:
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
     locked = lock.read_stages(folder / "dvc.lock")
-    states = _stage_states(records, locked, folder, workspace if is_ours else None)
-    if is_ours and (stage := _lost_before(records, locked, folder)):
-        cause = "dvc ended before this stage, without a failure of the stages before it"
-        lost = {"stage": stage, "exit_code": None, "signal": None, "seconds": None, "cause": cause, "kind": "lost"}
+    if lost := _lost(records, locked, folder):
         log.write("stage-end", **lost)
         records.append({"type": "stage-end", **lost})
+    states = _stage_states(records, locked, folder, workspace if is_ours else None)
     for stage, state in states.items():
         if state == "cached":
             if is_ours and _outs_are_as_locked(locked[stage], workspace):
@@ -92,30 +113,81 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
         shutil.copytree(verdict.parent, folder / DIAGNOSIS, dirs_exist_ok=True)
     else:
         diagnose(records, folder)
+    _compare_data(folder, locked, log)
+    data = next((out["md5"] for out in locked.get("ingest", {}).get("outs", []) if out["path"] == str(paths.RAW)), None)
+    _write_end(records, states, data, log)
+
+
+def _compare_data(folder: Path, locked: dict[str, Any], log: Journal) -> None:
+    """Write how the images differ from those of the newest run before that had any, if they do."""
+    md5 = _manifest_md5({stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in locked.items()})
+    for other in sorted(folder.parent.glob("[!.]*/"), reverse=True):
+        with contextlib.suppress(runs.UnreadableRecordError):
+            if md5 is None or other.name >= folder.name or (before := _manifest_md5(runs.from_folder(other).made)) is None:
+                continue
+            old, new = manifest_path(folder, before), manifest_path(folder, md5)
+            if before != md5 and old.is_file() and new.is_file():
+                found = drift.compare(pd.read_parquet(old), pd.read_parquet(new))
+                drift.write(found, (runs.from_folder(other).name, "this run"), folder / REPORTS / "drift")
+                values = {name.replace(" ", "_"): float(change["count"]) for name, change in found["changes"].items()}
+                log.metrics("drift", values | {f"psi/{measure['name']}": measure["psi"] for measure in found["measures"]})
+            return
+
+
+def _manifest_md5(made: dict[str, dict[str, str]]) -> str | None:
+    return made.get("validate", {}).get(str(paths.MANIFEST))
+
+
+def close_barely(records: list[dict[str, Any]], log: Journal) -> None:
+    """Write the record ``end`` from the journal alone, when its files do not let themselves be read."""
+    _write_end(records, _stage_states(records, {}, Path(), None), None, log)
+
+
+def _write_end(records: list[dict[str, Any]], states: dict[str, str], data_version: str | None, log: Journal) -> None:
     failed = runs.failure(records)
-    data = next((out["md5"] for out in locked.get("ingest", {}).get("outs", []) if out["path"] == "data/raw"), None)
-    log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data)
+    log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data_version)
 
 
-def _lost_before(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path) -> str | None:
-    """The first stage that a whole ``dvc repro`` has not reached although none failed: dvc itself was ended between two stages.
+def _lost(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The end of the first stage that ``dvc`` should have reached and has not although none failed: it was ended itself.
 
-    Judged by dvc.lock and the parameters alone: a file that someone edits while the pipeline runs proves nothing.
+    Judged by dvc.lock and the parameters alone: a file that someone edits while the pipeline runs proves nothing. What DVC
+    did in a temporary folder that is gone, it did to the end.
     """
     opening = records[0]
-    has_targets = any(word.split(":")[-1] in names.STAGES for word in opening["command"])
-    if has_targets or opening["workspace"] != opening["root"] or runs.failure(records) is not None:
-        return None
     ran = {record["stage"] for record in records if record["type"] == "stage-end"}
+    if runs.failure(records) is not None or (ran and not Path(opening["workspace"]).is_dir()):
+        return None
     reached = ran.union(lock.up_to_date(locked, _plain_params(folder), None))
-    return next((stage for stage in names.STAGES if stage not in reached), None)
+    wanted = _wanted(opening["command"]) if ran else [opening["stage"]]
+    stage = next((stage for stage in wanted if stage not in reached), None if ran else opening["stage"])
+    if stage is None:
+        return None
+    cause = "dvc ended before this stage, without a failure of the stages before it"
+    return {"stage": stage, "exit_code": None, "signal": None, "seconds": None, "cause": cause, "kind": "lost"}
+
+
+def _wanted(command: list[str]) -> list[str]:
+    """The stages that a ``dvc`` command asks for: all, or those up to its last target, since each needs the one before."""
+    if not any(Path(word).name == "dvc" for word in command[:3]):
+        return []
+    targets = [number for number, stage in enumerate(names.STAGES) if stage in {word.split(":")[-1] for word in command}]
+    if not targets:
+        return list(names.STAGES)
+    if {"-s", "--single-item"} & set(command):
+        return [names.STAGES[number] for number in targets]
+    if "--downstream" in command:
+        return list(names.STAGES[targets[0] :])
+    return list(names.STAGES[: targets[-1] + 1])
 
 
 def _has_newer_run(workspace: Path, folder: Path) -> bool:
     """Whether what lies in the workspace may be another run's: this one died long ago, and is closed only now."""
-    newer = (other for other in folder.parent.glob("*/") if other.name > folder.name)
-    found = (journal.read(other / journal.FILE_NAME)[0] for other in newer if (other / journal.FILE_NAME).is_file())
-    return any(records and records[0].get("workspace") == str(workspace) for records in found)
+    for other in folder.parent.glob("[!.]*/"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if other.name > folder.name and journal.read_run(other)[0]["workspace"] == str(workspace):
+                return True
+    return False
 
 
 def _plain_params(folder: Path) -> dict[str, Any]:
@@ -133,7 +205,7 @@ def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], folder:
     states = {}
     for stage in names.STAGES:
         if stage in ended:
-            states[stage] = "ran" if ended[stage]["exit_code"] == 0 else "failed"
+            states[stage] = "failed" if runs.has_failed(ended[stage]) else "ran"
         else:
             states[stage] = "cached" if stage in current else "not-reached"
     return states

@@ -5,14 +5,18 @@ folder, one JSON object a line, each with
 
 ``type``  what it tells (see RECORD_TYPES), ``time`` seconds since 1970 (float), ``pid`` of the writer,
 
-and further fields of its type. The first record has the type ``run`` and the field ``schema``. A later version may add
-types and fields, never change the meaning of one. A line that is cut or damaged is skipped.
+and further fields of its type. The first record has the type ``run`` and the field ``schema``; the run's folder appears
+together with it, and ``run.json`` holds it once more, so that a run is known however little of its journal a power loss
+has left. A later version may add types and fields, never change the meaning of one. A line that is cut or damaged is
+skipped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -23,14 +27,24 @@ from typing import Any
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
+OPENING_NAME = "run.json"
 RUN_FOLDER_VARIABLE = "FLIGHT_RUN_FOLDER"  # set by the launcher for its stage
 
+# How libraries say that an allocation failed: C++, the C library, the dynamic linker, TensorFlow, XLA, CUDA.
+OUT_OF_MEMORY = re.compile(
+    r"bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|RESOURCE_EXHAUSTED|OOM when allocating|[Oo]ut of memory"
+)
+
 RECORD_TYPES = {
-    "run": "schema, id, name, root, workspace, anchor {pid, create_time}, command, experiment, mlflow_run_id, tracking_uri, "
+    "run": "schema, id, stage, root, workspace, host, anchor {pid, create_time}, command, experiment, mlflow_run_id, tracking_uri, "
     "mlflow_experiment",
     "capture": "part: workspace (code) or environment (packages, python, platform, hardware, settings): the state before any work",
+    "name": "name: what a person calls the run, made from what has changed since the run before",
+    "address": "tracking_uri: where the run is shipped from now on, because its first address could not be used",
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",
-    "stage-end": "stage, exit_code, signal, seconds, last_lines (of standard error, if it failed); or, from the recorder, cause and kind",
+    "stage-done": "stage: written by the stage itself when its work is whole",
+    "stage-end": "stage, exit_code, signal, seconds, oom_kills, last_lines (of standard error, if it failed); cause and kind, where the "
+    "exit code does not tell them",
     "orphan": "stage, cause: the recorder is about to end a stage that lost its dvc or its launcher",
     "kept": "stage: the recorder has copied the stage's reports into the run's folder",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
@@ -41,6 +55,29 @@ RECORD_TYPES = {
     "digest": "values: SHA-256 digests of an epoch: data order, first batch, loss, weights",
     "end": "status, failure, stages {name: state}, data_version: the run is closed",
 }
+
+
+def open_run(folder: Path, **fields: Any) -> None:
+    """Make a run's folder together with its first record, all or nothing.
+
+    Raises:
+        FileExistsError: if the folder is there already.
+    """
+    record = {"type": "run", "time": time.time(), "pid": os.getpid(), "schema": SCHEMA, **fields}
+    beside = folder.with_name(f".{folder.name}")
+    beside.mkdir(parents=True)
+    for name in (FILE_NAME, OPENING_NAME):
+        with (beside / name).open("x", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(beside)
+        raise FileExistsError(folder)
+    beside.rename(folder)
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 class Journal:
@@ -61,7 +98,12 @@ class Journal:
         record = {"type": record_type, "time": time.time(), "pid": os.getpid(), **fields}
         line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
         os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
-        if record_type in ("run", "stage-end", "failure", "end"):
+        if record_type in ("stage-end", "failure", "end"):
+            self.sync()
+
+    def sync(self) -> None:
+        """Have the system write to the disk what any process has appended so far."""
+        if self._descriptor is not None:
             os.fsync(self._descriptor)
 
     def metrics(self, stage: str, values: dict[str, float], step: int | None = None) -> None:
@@ -81,6 +123,19 @@ def _ends_inside_a_line(path: Path) -> bool:
             return False
         file.seek(size - 1)
         return file.read(1) != b"\n"
+
+
+def read_run(folder: Path) -> list[dict[str, Any]]:
+    """All whole records of a run, its opening first.
+
+    Raises:
+        OSError: if the folder holds no journal.
+        ValueError: if neither the journal nor the opening's own file has the opening.
+    """
+    records, _ = read(folder / FILE_NAME)
+    if not records or records[0]["type"] != "run":
+        records.insert(0, json.loads((folder / OPENING_NAME).read_text(encoding="utf-8")))
+    return records
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -116,23 +171,26 @@ def run_stage(name: str, main: Callable[[Journal], None]) -> None:
     log = Journal(Path(folder) if folder else None)
     try:
         main(log)
+        log.write("stage-done", stage=name)
     except KeyboardInterrupt:
         sys.stderr.write(f"{name} interrupted\n")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)  # so that the launcher sees what ended the stage
+    except SystemExit as error:
+        _write_failure(log, name, error, "exception")
+        raise
     except Exception as error:
-        log.write(
-            "failure",
-            stage=name,
-            kind="out-of-memory" if _is_out_of_memory(error) else getattr(error, "failure_kind", "exception"),
-            error=type(error).__name__,
-            message=str(error),
-            traceback=traceback.format_exc(),
-        )
+        _write_failure(log, name, error, "out-of-memory" if _is_out_of_memory(error) else getattr(error, "failure_kind", "exception"))
         shown = f"{name} failed: {error}\n" if hasattr(error, "failure_kind") else traceback.format_exc()
         sys.stderr.write(shown)
         sys.exit(1)
 
 
+def _write_failure(log: Journal, stage: str, error: BaseException, kind: str) -> None:
+    message = f"code {error.code}" if isinstance(error, SystemExit) else str(error)
+    log.write("failure", stage=stage, kind=kind, error=type(error).__name__, message=message, traceback=traceback.format_exc())
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return is_named or OUT_OF_MEMORY.search(str(error)) is not None

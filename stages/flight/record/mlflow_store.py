@@ -1,11 +1,10 @@
-"""A run's journal shipped to MLflow: idempotent, in batches, from where the last shipping stopped. The only file that imports mlflow."""
+"""A run's journal shipped to MLflow: idempotent, in batches, from where the last shipping stopped."""
 
 from __future__ import annotations
 
 import fcntl
 import getpass
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -14,21 +13,22 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal, names, recorder_process
+from stages.flight.record import description, journal, names, recorder_process
+from stages.flight.record.address import SQLITE
+from stages.flight.record.lock import read_stages
 from stages.flight.record.secrets import mask
 from stages.flight.record.session import RECORDS_FOLDER
 from stages.flight.runs.changes import flatten
-from stages.shared import files
 from stages.shared.errors import ParamsError
 from stages.shared.params import read_yaml
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A server that does not answer is asked again by the recorder, not for minutes inside one request.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# The recorder itself asks again, later; a request that is repeated at once while a server hangs would be carried out twice.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
@@ -38,8 +38,9 @@ from mlflow.exceptions import MlflowException
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # MLflow's limits for one request (mlflow/utils/validation.py).
-MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MAX_NAME_LENGTH = 1000, 100, 6000, 8000, 250
-HEARTBEAT_S = 30.0
+MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MAX_NAME_LENGTH = 1000, 100, 100, 6000, 8000, 250
+# Split → what MLflow calls its use.
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 class StoreError(Exception):
@@ -47,31 +48,32 @@ class StoreError(Exception):
 
 
 class Store:
-    """Ships the run in ``folder`` to the store that was chosen when the run began."""
+    """Ships the run in ``folder`` to the store that was chosen when the run began, or since."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        records = journal.read_run(folder)
+        self._opening = records[0]
+        self._root = Path(self._opening["root"])
+        moved = [record["tracking_uri"] for record in records if record["type"] == "address"]
+        self._uri = str([self._opening["tracking_uri"], *moved][-1])
+        self._next_heartbeat = 0.0
         try:
             self._connect()
         except Exception as error:  # as in ship
-            raise StoreError(mask(f"{type(error).__name__}: {error}")) from error
+            raise self._as_store_error(error) from error
 
     def _connect(self) -> None:
-        self._opening = journal.read(self.folder / journal.FILE_NAME)[0][0]
-        self._root = Path(self._opening["root"])
-        self._uri = str(self._opening["tracking_uri"])
-        if self._uri.startswith("sqlite:///"):
-            _make_database(Path(self._uri.removeprefix("sqlite:///")), self._root / RECORDS_FOLDER / "mlflow.lock")
+        if self._uri.startswith(SQLITE):
+            _make_database(Path(self._uri.removeprefix(SQLITE)), self._root / RECORDS_FOLDER / "mlflow.lock")
         mlflow.set_tracking_uri(self._uri)
         self._client = mlflow.MlflowClient(self._uri)
-        state = files.read_json(self.folder / recorder_process.STATE_NAME) if (self.folder / recorder_process.STATE_NAME).is_file() else {}
-        self._run_id: str | None = state.get("run_id")
-        self._offset: int = state.get("offset", 0)
-        self._is_complete: bool = state.get("complete", False)
-        self._next_heartbeat = 0.0
+        state = recorder_process.state(self.folder)
+        self._run_id: str | None = state["run_id"]
+        self._offset: int = state["offset"]
 
     def ship(self) -> bool:
-        """Send what is new in the journal; True once the run's end has been sent.
+        """Send what is new in the journal; True once the run's end has been sent, or nobody wants it any more.
 
         Raises:
             StoreError: if MLflow does not take it; what was taken so far is remembered.
@@ -79,31 +81,48 @@ class Store:
         try:
             return self._ship()
         except Exception as error:  # the one boundary: whatever MLflow raises must not end the recorder
-            raise StoreError(mask(f"{self._uri}: {type(error).__name__}: {error}")) from error
+            if self._is_deleted(error):
+                problem = f"the run {self._run_id} was deleted in {mask(self._uri)}, so no more is shipped"
+                recorder_process.remember(self.folder, complete=True, problem=problem)
+                return True
+            raise self._as_store_error(error) from error
+
+    def _as_store_error(self, error: Exception) -> StoreError:
+        problem = mask(f"{self._uri} did not take the run ({type(error).__name__}: {_short(str(error))})")
+        recorder_process.remember(self.folder, problem=problem)
+        return StoreError(problem)
+
+    def _is_deleted(self, error: Exception) -> bool:
+        if self._run_id is None or not (isinstance(error, MlflowException) and "'active' state" in str(error)):
+            return False
+        return bool(self._client.get_run(self._run_id).info.lifecycle_stage == "deleted")
 
     def _ship(self) -> bool:
         if self._run_id is None:
             self._run_id = self._open()
-            self._remember(0, complete=False)
+            recorder_process.remember(self.folder, run_id=self._run_id, uri=mask(self._uri))
         records, offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
         for record in records:
             if record["type"] == "capture" and record["part"] == "workspace":
                 self._log_capture(record["code"])
+        self._tag(_live_tags(records))
         self._log_metrics(records)
         ending = next((record for record in records if record["type"] == "end"), None)
         if ending is not None:
             self._finish(ending)
         elif time.monotonic() >= self._next_heartbeat:
-            self._tag({names.TAG_HEARTBEAT: str(int(time.time()))})
-            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
-        if records:
-            self._remember(offset, complete=ending is not None)
-        return self._is_complete
+            self._show_life()
+        if records or self._next_heartbeat == 0.0:
+            recorder_process.remember(self.folder, offset=offset, complete=ending is not None, problem=None)
+            self._offset = offset
+        return ending is not None
 
-    def _remember(self, offset: int, *, complete: bool) -> None:
-        self._offset, self._is_complete = offset, complete
-        state = {"run_id": self._run_id, "offset": offset, "complete": complete, "uri": mask(self._uri)}
-        files.write_json(self.folder / recorder_process.STATE_NAME, state)
+    def _show_life(self) -> None:
+        self._next_heartbeat = time.monotonic() + recorder_process.HEARTBEAT_S
+        self._tag({names.TAG_HEARTBEAT: str(int(time.time()))})
+        # Also where another machine has taken the run for lost while this one had no network.
+        self._client.update_run(self._run_id, status="RUNNING")
+        recorder_process.remember(self.folder, problem=None)
 
     def _open(self) -> str:
         """The MLflow run of this record: the one asked for, one that an interrupted shipping has left, or a new one."""
@@ -112,25 +131,31 @@ class Store:
         if asked and self._is_free(asked):
             self._client.set_tag(asked, names.TAG_FLIGHT_ID, self._opening["id"])
             return str(asked)
-        found = self._client.search_runs([experiment_id], f"tags.`{names.TAG_FLIGHT_ID}` = '{self._opening['id']}'", max_results=1)
+        found = self._runs_of_this_record(experiment_id)
         if found:
-            return str(found[0].info.run_id)
+            return found[0]
         tags = {
             names.TAG_FLIGHT_ID: self._opening["id"],
+            names.TAG_HOST: self._opening["host"],
             names.TAG_SOURCE: mask(" ".join(Path(word).name if word.startswith("/") else word for word in self._opening["command"])),
             names.TAG_USER: _user(),
+            names.TAG_DESCRIPTION: description.while_running(self._opening["stage"], self._opening["time"]),
         }
         if self._opening["experiment"]:
             tags[names.TAG_DVC_EXPERIMENT] = self._opening["experiment"]
-        opened = self._client.create_run(experiment_id, _milliseconds(self._opening["time"]), tags, self._opening["name"])
-        return str(opened.info.run_id)
+        name = self._opening["experiment"] or self._opening["id"]
+        return str(self._client.create_run(experiment_id, _milliseconds(self._opening["time"]), tags, name).info.run_id)
+
+    def _runs_of_this_record(self, experiment_id: str) -> list[str]:
+        found = self._client.search_runs([experiment_id], f"tags.`{names.TAG_FLIGHT_ID}` = '{self._opening['id']}'")
+        return sorted(str(run.info.run_id) for run in found)
 
     def _is_free(self, asked: str) -> bool:
         """Whether the run asked for exists and holds no other record; else the record gets a run of its own."""
         try:
             holds = self._client.get_run(asked).data.tags.get(names.TAG_FLIGHT_ID)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             sys.stderr.write(f"FLIGHT_RUN_ID {asked} is not a run of {mask(self._uri)}\n")
             return False
@@ -156,9 +181,7 @@ class Store:
         except ParamsError:
             return  # the run fails for that very reason, and says so
         shown = {_valid_name(name): "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
-        params = [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()]
-        for start in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(self._run_id, params=params[start : start + MAX_PARAMS])
+        self._log("params", [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()], MAX_PARAMS)
 
     def _log_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         metrics = [
@@ -167,47 +190,67 @@ class Store:
             if record["type"] == "metrics"
             for name, value in record["values"].items()
         ]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(self._run_id, metrics=metrics[start : start + MAX_METRICS])
+        self._log("metrics", metrics, MAX_METRICS)
 
     def _tag(self, tags: dict[str, str]) -> None:
-        self._client.log_batch(self._run_id, tags=[RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()])
+        self._log("tags", [RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()], MAX_TAGS)
+
+    def _log(self, kind: str, entities: Sequence[Any], most: int) -> None:
+        """Send in batches; of one that is refused as invalid, each half, so that a single bad value costs only itself."""
+        for start in range(0, len(entities), most):
+            batch = entities[start : start + most]
+            try:
+                self._client.log_batch(self._run_id, **{kind: batch})
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE" or "'active' state" in str(error):
+                    raise
+                if len(batch) == 1:
+                    sys.stderr.write(f"MLflow refused {kind[:-1]} {batch[0].key}: {error}\n")
+                else:
+                    self._log(kind, batch, (len(batch) + 1) // 2)
 
     def _finish(self, ending: dict[str, Any]) -> None:
-        verdict = files.read_json(self.folder / recorder_process.VERDICT_NAME)
-        gates = self.folder / "reports/evaluate/gates.json"
-        tags = {names.stage_tag(stage): state for stage, state in ending["stages"].items()}
-        tags[names.TAG_VERDICT] = verdict["verdict"]
-        tags[names.TAG_DESCRIPTION] = mask(self._describe(ending, verdict))
-        if ending["data_version"]:
-            tags[names.TAG_DATA_VERSION] = ending["data_version"]
-            self._log_dataset(ending["data_version"])
-        if gates.is_file():
-            missed = [name for name, gate in files.read_json(gates).items() if not gate["passed"]]
-            tags[names.TAG_GATES] = f"missed: {', '.join(missed)}" if missed else "passed"
-        if ending["failure"]:
-            tags[names.TAG_FAILURE_STAGE], tags[names.TAG_FAILURE_KIND] = ending["failure"]["stage"], ending["failure"]["kind"]
-        self._tag(tags)
-        # The status first: a model that cannot be logged must not leave the run RUNNING.
+        records = journal.read_run(self.folder)
+        name = next((record["name"] for record in records if record["type"] == "name"), self._opening["id"])
+        self._tag(description.tags_of_ended(self.folder, name, ending))
+        self._log_datasets(records)
+        # The status first: an artifact that cannot be stored must not leave the run RUNNING.
         self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
-        self._log_artifacts(ending)
+        self._delete_duplicates()
+        self._log_artifacts(records, ending)
+        self._log_images()
         if (self.folder / "model/input_example.npy").is_file():
-            self._log_model(self.folder / "model")
+            from stages.flight.record import mlflow_model
 
-    def _describe(self, ending: dict[str, Any], verdict: dict[str, Any]) -> str:
-        lines = [verdict["sentence"], ""]
-        if ending["failure"]:
-            failure = ending["failure"]
-            lines += [f"Failed in `{failure['stage']}` ({failure['kind']}): {failure['cause']}", ""]
-        lines += [f"- {stage}: {state}" for stage, state in ending["stages"].items()]
-        return "\n".join(lines)
+            mlflow_model.log(self._client, str(self._run_id), self.folder, Path(self._opening["workspace"]))
 
-    def _log_dataset(self, version: str) -> None:
-        source = read_yaml(self.folder / "params.yaml")["ingest"]["source"]
-        dataset = Dataset(name=Path(source).stem[:200], digest=version[:36], source_type="local", source=json.dumps({"uri": source}))
-        self._client.log_inputs(self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    def _delete_duplicates(self) -> None:
+        """A server that hung may have carried out, later, a request that was given up and repeated."""
+        experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        for run_id in self._runs_of_this_record(experiment_id):
+            if run_id != self._run_id:
+                self._client.delete_run(run_id)
 
-    def _log_artifacts(self, ending: dict[str, Any]) -> None:
+    def _log_datasets(self, records: list[dict[str, Any]]) -> None:
+        """The images as they came, and each split as trained on; the digests are DVC's hashes."""
+        locked = read_stages(self.folder / "dvc.lock")
+        hashes = {item["path"]: item["md5"] for entry in locked.values() for item in (*entry.get("outs", []), *entry.get("deps", []))}
+        if "data/raw" not in hashes:
+            return
+        source = str(read_yaml(self.folder / "params.yaml")["ingest"]["source"])
+        counts = {name: value for record in records if record["type"] == "metrics" for name, value in record["values"].items()}
+        wanted = [("", "data/raw", "source", "num_files")]
+        wanted += [(f" {split}", f"data/prepared/{split}", context, f"num_{split}") for split, context in CONTEXTS.items()]
+        inputs = []
+        for suffix, path, context, count in wanted:
+            if path in hashes:
+                profile = json.dumps({"num_images": counts[count]}) if count in counts else None
+                place = json.dumps({"uri": mask(source)})
+                dataset = Dataset(f"{Path(source).stem[:200]}{suffix}", hashes[path][:36], "local", place, profile=profile)
+                inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        self._client.log_inputs(self._run_id, inputs)
+
+    def _log_artifacts(self, records: list[dict[str, Any]], ending: dict[str, Any]) -> None:
         for folder in ("reports", "diagnosis"):
             if (self.folder / folder).is_dir():
                 self._client.log_artifacts(self._run_id, str(self.folder / folder), folder)
@@ -215,40 +258,60 @@ class Store:
             if (self.folder / name).is_file():
                 text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
                 self._client.log_text(self._run_id, mask(text), f"{names.ARTIFACT_RECORD}/{name}")
-        records = journal.read(self.folder / journal.FILE_NAME)[0]
         environment = next((record for record in records if record.get("part") == "environment"), {})
         self._client.log_dict(self._run_id, environment, f"{names.ARTIFACT_RECORD}/environment.json")
         if ending["failure"] and ending["failure"]["traceback"]:
             self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
 
-    def _log_model(self, folder: Path) -> None:
-        """The classifier as an MLflow model with signature and input example; loads TensorFlow, so it comes last."""
-        run = self._client.get_run(self._run_id)
-        if run.outputs is not None and run.outputs.model_outputs:
-            return  # an earlier try got this far
+    def _log_images(self) -> None:
+        """Previews, as images that MLflow shows in its grid; each has a random name there, so one that has arrived is not sent again."""
+        arrived = [item.path for item in self._client.list_artifacts(self._run_id, "images")]
+        for path in sorted((self.folder / "previews").glob("*.png")):
+            if not any(Path(known).name.startswith(f"{path.stem}%") for known in arrived):
+                self._client.log_image(self._run_id, mlflow.Image(str(path)), key=path.stem, step=0, synchronous=True)
 
-        import mlflow.tensorflow
-        import numpy as np
-        from mlflow.models import Model, infer_signature
 
-        from stages.shared import model
+def close_lost(uri: str, experiment: str) -> tuple[list[str], list[str]]:
+    """Mark as KILLED the runs of other machines that have shown no life for LOST_AFTER_S; returns their names, and those still waited for.
 
-        classifier = model.load(folder)
-        example = np.load(folder / "input_example.npy").astype(np.float32)
-        signature = infer_signature(example, np.asarray(classifier(example)))
-        requirements = [f"{package}=={importlib.metadata.version(package)}" for package in ("keras", "numpy", "tensorflow")]
-        mlflow.set_experiment(experiment_id=run.info.experiment_id)
-        # mlflow.keras cannot save an input example (3.17.2), and the fluent log_model would end the run.
-        Model.log(
-            None,
-            flavor=mlflow.tensorflow,
-            name=names.MODEL_NAME,
-            run_id=self._run_id,
-            model=classifier,
-            signature=signature,
-            input_example=example,
-            pip_requirements=requirements,
-        )
+    Raises:
+        StoreError: if MLflow does not answer.
+    """
+    try:
+        client = mlflow.MlflowClient(uri)
+        known = client.get_experiment_by_name(experiment)
+        running = client.search_runs([known.experiment_id], "attributes.status = 'RUNNING'") if known else []
+        closed, silent = [], []
+        for run in running:
+            beat = run.data.tags.get(names.TAG_HEARTBEAT, "")
+            silence_s = time.time() - float(beat) if beat.isdigit() else 0.0
+            if silence_s > recorder_process.LOST_AFTER_S:
+                tags = {names.TAG_FAILURE_KIND: "lost", names.TAG_DESCRIPTION: f"lost: no sign of life since {time.ctime(float(beat))}"}
+                client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+                client.set_terminated(run.info.run_id, "KILLED", int(beat) * 1000)
+                closed.append(run.info.run_name)
+            elif silence_s > 10 * recorder_process.HEARTBEAT_S:
+                silent.append(run.info.run_name)
+    except Exception as error:  # as in Store.ship
+        raise StoreError(mask(f"{uri}: {type(error).__name__}: {_short(str(error))}")) from error
+    return closed, silent
+
+
+def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
+    """What the newest records change in how the run is shown; the last one counts."""
+    tags: dict[str, str] = {}
+    for record in records:
+        if record["type"] == "name":
+            tags[names.TAG_RUN_NAME] = mask(record["name"])
+        elif record["type"] == "stage-start":
+            tags[names.TAG_DESCRIPTION] = description.while_running(record["stage"], record["time"])
+    return tags
+
+
+def _short(text: str) -> str:
+    """The innermost reason that an error of the network names, or its first line."""
+    reason = re.findall(r"(?:\[Errno -?\d+\] [\w ]+|timed out|Name or service not known)", text)
+    return reason[-1] if reason else text.split("\n")[0][:300]
 
 
 def _user() -> str:

@@ -15,9 +15,13 @@ TAG_DATA_VERSION = "data.version"
 TAG_HEARTBEAT = "heartbeat"
 TAG_CODE_REF = "code.ref"
 TAG_GATES = "gates"
+TAG_DRIFT = "drift"
+TAG_CHAMPION = "champion"
+TAG_HOST = "flight.host"
 TAG_DVC_EXPERIMENT = "dvc.experiment"
 TAG_DESCRIPTION = "mlflow.note.content"
 TAG_GIT_COMMIT = "mlflow.source.git.commit"
+TAG_RUN_NAME = "mlflow.runName"
 TAG_SOURCE = "mlflow.source.name"
 TAG_USER = "mlflow.user"
 
@@ -29,6 +33,7 @@ EXPERIMENT_TAGS = {
 }
 ARTIFACT_RECORD = "record"
 MODEL_NAME = "model"
+CHAMPION_ALIAS = "champion"
 
 
 def stage_tag(stage: str) -> str:

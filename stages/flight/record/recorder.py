@@ -9,17 +9,22 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from stages.flight.record import capture, journal
-from stages.flight.record.closing import close, diagnose, keep_cached, keep_reports
+from stages.flight.record import capture, journal, recorder_process
+from stages.flight.record.closing import close, close_barely, diagnose, keep_cached, keep_reports
 from stages.flight.record.session import Identity
+from stages.flight.record.system import SystemSampler
+from stages.flight.runs import naming
 from stages.flight.runs import run as runs
 
 POLL_S = 0.2
@@ -28,6 +33,9 @@ SYSTEM_SAMPLE_S = 10.0
 GRACE_S = 10.0
 SHIP_S = 1.0
 LONGEST_PAUSE_S = 60.0
+# What a stage has lost when it is an orphan, and the kind of failure.
+DVC_ENDED = ("dvc ended while the stage was running", "terminated")
+LAUNCHER_KILLED = ("the launcher of the stage was killed", "killed")
 # A server that does not answer after the run's end is tried this often; a later command ships the rest.
 TRIES_AFTER_END = 3
 
@@ -38,34 +46,44 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = journal.Journal(folder)
-        self.records, self._offset = journal.read(folder / journal.FILE_NAME)
+        self.records = journal.read_run(folder)
+        _, self._offset = journal.read(folder / journal.FILE_NAME)
         opening = self.records[0]
         self.anchor = Identity(**opening["anchor"])
+        self.is_ours = opening["host"] == socket.gethostname()  # else its processes cannot be seen, and are long gone
         self.workspace = Path(opening["workspace"])
         self.is_temporary = opening["workspace"] != opening["root"]  # DVC deletes the folder before it ends
         # What an earlier recorder has kept must not be replaced by what lies in the workspace now.
         self._kept = {record["stage"] for record in self.records if record["type"] == "kept"}
         self._lock_time = 0.0
-        self._next_sample = 0.0
+        self._sampler = SystemSampler()
+        self._num_samples = sum(1 for record in self.records if record.get("stage") == "system")
+        self._next_sample = self._next_sign = 0.0
 
     def follow(self) -> None:
         """Return when the anchor is gone and no stage is left."""
         while True:
             self._read()
             running = runs.running_stage(self.records)
-            anchor_is_gone = self.anchor.process() is None
+            anchor_is_gone = not self.is_ours or self.anchor.process() is None
             if running is not None and (anchor_is_gone or not _launcher(running).process()):
-                cause = "dvc ended while the stage was running" if anchor_is_gone else "the launcher of the stage was killed"
-                self._end_orphan(running, cause)
+                self._end_orphan(running, *(DVC_ENDED if anchor_is_gone else LAUNCHER_KILLED))
             elif anchor_is_gone:
+                self._end_strays()
                 return
+            self._name()
             self._keep_lock()
             self._sample_system(running)
+            if time.monotonic() >= self._next_sign:
+                self._next_sign = time.monotonic() + recorder_process.HEARTBEAT_S
+                recorder_process.show_life(self.folder)
             time.sleep(POLL_S)
 
     def _read(self) -> None:
         fresh, self._offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
         self.records.extend(fresh)
+        if fresh:
+            self.log.sync()  # here, where it costs the training nothing
         for stage in [record["stage"] for record in self.records if record["type"] == "stage-end"]:
             if stage in self._kept:
                 continue
@@ -73,7 +91,7 @@ class Recorder:
             if runs.failure(self.records) is not None:
                 # What an earlier run diagnosed must not be read as this run's.
                 shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
-                diagnose(self.records, self.folder)
+                _despite_errors(lambda: diagnose(self.records, self.folder))
             self._kept.add(stage)
             self.log.write("kept", stage=stage)
 
@@ -87,19 +105,19 @@ class Recorder:
                 if self.is_temporary:
                     keep_cached(self.workspace, self.folder, self._kept)
 
-    def _end_orphan(self, running: dict[str, Any], cause: str) -> None:
+    def _end_orphan(self, running: dict[str, Any], cause: str, kind: str) -> None:
         """SIGTERM to the launcher, which passes it on and records the end; then to the stage's group; then SIGKILL."""
-        launcher, stage = _launcher(running).process(), Identity(**running["process"]).process()
-        last_signal: int | None = None
-        if launcher is not None or stage is not None:
-            self.log.write("orphan", stage=running["stage"], cause=cause)
+        launcher = _launcher(running).process() if self.is_ours else None
+        stage = Identity(**running["process"]).process() if self.is_ours else None
+        has_living = launcher is not None or stage is not None
+        if has_living:
+            self.log.write("orphan", stage=running["stage"], cause=cause, kind=kind)
         if launcher is not None:
             with contextlib.suppress(psutil.Error):
                 launcher.terminate()
             psutil.wait_procs([stage] if stage is not None else [], timeout=GRACE_S)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if stage is not None and stage.is_running():
-                last_signal = int(number)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(stage.pid, number)
                 psutil.wait_procs([stage], timeout=GRACE_S)
@@ -107,27 +125,61 @@ class Recorder:
         while launcher is not None and launcher.is_running() and self._is_running(running) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         if self._is_running(running):
-            kind = "lost" if last_signal is None else "terminated"
-            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=last_signal, seconds=None, cause=cause, kind=kind)
+            ending = {"cause": cause, "kind": kind} if has_living else self._lost(running["stage"])
+            self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=None, seconds=None, **ending)
+
+    def _lost(self, stage: str) -> dict[str, str]:
+        """Nothing of the stage is left: what ended it is known only if an earlier recorder had seen it."""
+        seen = next((record for record in self.records if record["type"] == "orphan" and record["stage"] == stage), None)
+        if seen is not None:
+            return {"cause": seen["cause"], "kind": seen["kind"]}
+        last = self.records[-1]["time"]
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last))
+        return {"cause": f"everything ended at once (the machine, or every process); last sign of life {when}", "kind": "lost"}
+
+    def _end_strays(self) -> None:
+        """Processes that a stage has left, known by the run in their environment: a launcher that is killed cannot end them."""
+        strays = []
+        for process in psutil.process_iter() if self.is_ours else ():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get(journal.RUN_FOLDER_VARIABLE) == str(self.folder):
+                    process.terminate()
+                    strays.append(process)
+        for process in psutil.wait_procs(strays, timeout=GRACE_S)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def _is_running(self, start: dict[str, Any]) -> bool:
         self._read()
         return runs.running_stage(self.records) is start
 
+    def _name(self) -> None:
+        """Name the run by what is new in it, as soon as the launcher has captured its parameters and code."""
+        types = {record["type"] for record in self.records}
+        if "capture" in types and "name" not in types:
+            self.log.write("name", name=naming.name(self.folder, self.records))
+            self._read()
+
     def _sample_system(self, running: dict[str, Any] | None) -> None:
         if running is None or time.monotonic() < self._next_sample:
             return
         self._next_sample = time.monotonic() + SYSTEM_SAMPLE_S
-        values = {"cpu_percent": psutil.cpu_percent(), "memory_percent": psutil.virtual_memory().percent}
-        stage = Identity(**running["process"]).process()
-        with contextlib.suppress(psutil.Error):
-            if stage is not None:
-                values["stage_memory_bytes"] = float(stage.memory_info().rss)
-        self.log.metrics("system", values, step=sum(1 for record in self.records if record.get("stage") == "system"))
+        self.log.metrics("system", self._sampler.sample(Identity(**running["process"]).process()), step=self._num_samples)
+        self._num_samples += 1
 
 
 def _launcher(running: dict[str, Any]) -> Identity:
     return Identity(**running["launcher"])
+
+
+def _despite_errors(work: Callable[[], None]) -> bool:
+    """Whether it went well: the boundary at which an error of ours, or of a file that someone has changed, costs a part, not the record."""
+    try:
+        work()
+    except Exception:
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _ship(folder: Path, ended: threading.Event) -> None:
@@ -164,7 +216,8 @@ def main() -> int:
         recorder.log.write("capture", **capture.environment())
     if runs.end(recorder.records) is None:
         recorder.follow()
-        close(recorder.records, recorder.workspace, folder, recorder.log)
+        if not _despite_errors(lambda: close(recorder.records, recorder.workspace, folder, recorder.log)):
+            close_barely(recorder.records, recorder.log)
     ended.set()
     shipping.join()
     return 0

@@ -1,14 +1,22 @@
-"""Start a run's recorder, find out whether it lives, and wait for what it finds; standard library only."""
+"""Start a run's recorder, find out whether it lives, and wait for what it finds."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from stages.flight.record import journal
+from stages.flight.record.session import Identity
+from stages.shared import files
 
 LOCK_NAME = "recorder.lock"
 LOG_NAME = "recorder.log"
@@ -16,6 +24,12 @@ STATE_NAME = "mlflow.json"
 VERDICT_NAME = "diagnosis/verdict.json"
 # Loading the rules takes two seconds; a person waits no longer than this for the cause of a failure.
 VERDICT_TIMEOUT_S = 20.0
+CLOSING_TIMEOUT_S = 30.0
+# Of so many of the newest runs, those that have not arrived in MLflow are taken up again by the next run.
+TAKEN_UP = 8
+# A recorder shows every HEARTBEAT_S that it lives; without a sign for so long, a run of another machine is lost.
+HEARTBEAT_S = 30.0
+LOST_AFTER_S = 24 * 3600.0
 POLL_S = 0.1
 
 
@@ -54,28 +68,86 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
-def unfinished(runs: Path, newest: int) -> list[Path]:
-    """Of the ``newest`` runs those that have not been shipped to their end, and that no recorder is at."""
-    folders = sorted(runs.glob("*/"), reverse=True)[:newest]
-    return [folder for folder in folders if (folder / "journal.jsonl").is_file() and not _is_complete(folder) and not is_alive(folder)]
+def show_life(folder: Path) -> None:
+    """The recorder's heartbeat for machines that share the folder but cannot see its processes."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / LOCK_NAME)
 
 
-def _is_complete(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["complete"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def is_live(opening: dict[str, Any], folder: Path) -> bool:
+    """Whether the ``dvc`` of a run is still at work; of another machine's run, whether its recorder has lately shown life."""
+    if opening["host"] == socket.gethostname():
+        return Identity(**opening["anchor"]).process() is not None
+    with contextlib.suppress(OSError):
+        return time.time() - (folder / LOCK_NAME).stat().st_mtime < LOST_AFTER_S
+    return False
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """What is known of the run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``uri``, ``problem`` (or None)."""
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+    empty = {"run_id": None, "offset": 0, "complete": False, "uri": None, "problem": None}
+    return {**empty, **found} if isinstance(found, dict) else empty
+
+
+def remember(folder: Path, **changes: Any) -> None:
+    """Change the state of the run's way to MLflow; only its recorder does."""
+    files.write_json(folder / STATE_NAME, {**state(folder), **changes})
+
+
+def unfinished(folders: list[Path]) -> list[Path]:
+    """The runs that have not been closed and shipped to their end, that no recorder is at, and that are not another machine's."""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if not state(folder)["complete"] and not is_alive(folder):
+                opening = journal.read_run(folder)[0]
+                if opening["host"] == socket.gethostname() or not is_live(opening, folder):
+                    found.append(folder)
+    return found
+
+
+def take_up(runs: Path, root: Path) -> None:
+    """Finish what dead recorders have left of the newest runs; waits until the dead ones are closed, while their files still lie there."""
+    folders = unfinished(sorted(runs.glob("[!.]*/"), reverse=True)[:TAKEN_UP])
+    for folder in folders:
+        ensure(folder, root)
+    wait_until(lambda: not any(_will_be_closed(folder) for folder in folders), CLOSING_TIMEOUT_S)
+
+
+def _will_be_closed(folder: Path) -> bool:
+    records = journal.read_run(folder)
+    is_closed = any(record["type"] == "end" for record in records)
+    return not is_closed and is_alive(folder) and not is_live(records[0], folder)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def tell_verdict(folder: Path, stage: str) -> None:
     """Wait for the diagnosis of a failed stage and show its sentence and where the whole of it lies."""
     verdict = folder / VERDICT_NAME
-    deadline = time.monotonic() + VERDICT_TIMEOUT_S
-    while not verdict.is_file() and is_alive(folder) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
+    wait_until(lambda: verdict.is_file() or not is_alive(folder), VERDICT_TIMEOUT_S)
     if verdict.is_file():
         found = json.loads(verdict.read_text(encoding="utf-8"))
         sentence = f"\n{found['sentence']}" if found["findings"] else ""  # without a finding it repeats what the stage has said
         sys.stderr.write(f"{sentence}\nThe whole diagnosis: flight why, or {verdict.parent}/index.html\n")
     else:
         sys.stderr.write(f"\n{stage} failed. Its record is in {folder}; type: flight why\n")
+
+
+def tell_problem(folder: Path, told: str) -> None:
+    """Say once in a run why it does not arrive in MLflow; ``told`` is the file that remembers it."""
+    problem = state(folder)["problem"]
+    if problem and not (folder / told).exists():
+        (folder / told).touch()
+        sys.stderr.write(f"\nMLflow: {problem}\nNothing is lost: the record is in {folder}, and flight sync ships it later.\n")

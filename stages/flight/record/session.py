@@ -42,7 +42,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Session:
-    """The run's folder, and whether this process made it."""
+    """The run's folder, and whether it is still to be made."""
 
     folder: Path
     anchor: Identity
@@ -61,22 +61,30 @@ def records_root() -> Path:
 
 
 def join() -> Session:
-    """Find or open the run of the nearest ``dvc`` above this process; without one, a run of this process alone."""
+    """The run of the nearest ``dvc`` above this process, or a new one; without ``dvc``, a run of this process alone."""
     anchor = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), psutil.Process())
-    records = records_root() / RECORDS_FOLDER
-    key = f"{anchor.pid}\0{os.environ.get('DVC_EXP_NAME', '')}\0{os.environ.get('FLIGHT_RUN_ID', '')}"
-    pointer = records / "sessions" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    known = _read_pointer(pointer)
+    runs = records_root() / RECORDS_FOLDER / "runs"
+    known = _read_pointer(_pointer(anchor.pid))
     if known is not None and abs(known["create_time"] - anchor.create_time()) < SAME_PROCESS_TOLERANCE_S:
-        return Session(records / "runs" / known["run"], identity(anchor), anchor.cmdline(), is_new=False)
+        folder = runs / known["run"]
+        if folder.is_dir():
+            return Session(folder, identity(anchor), anchor.cmdline(), is_new=False)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    folder = records / "runs" / run_id
-    folder.mkdir(parents=True)
+    return Session(runs / run_id, identity(anchor), anchor.cmdline(), is_new=True)
+
+
+def remember(run: Session) -> None:
+    """Let the launchers of the same ``dvc`` that come later find the run."""
+    pointer = _pointer(run.anchor.pid)
     pointer.parent.mkdir(exist_ok=True)
     beside = pointer.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps({"create_time": anchor.create_time(), "run": run_id}))
+    beside.write_text(json.dumps({"create_time": run.anchor.create_time, "run": run.folder.name}))
     beside.replace(pointer)
-    return Session(folder, identity(anchor), anchor.cmdline(), is_new=True)
+
+
+def _pointer(pid: int) -> Path:
+    key = f"{pid}\0{os.environ.get('DVC_EXP_NAME', '')}\0{os.environ.get('FLIGHT_RUN_ID', '')}"
+    return records_root() / RECORDS_FOLDER / "sessions" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _read_pointer(pointer: Path) -> dict[str, Any] | None:
@@ -94,10 +102,3 @@ def _is_dvc(process: psutil.Process) -> bool:
         return False
     by_python = bool(words) and words[0].lower().startswith("python")
     return words[:1] == ["dvc"] or (by_python and (words[1:2] == ["dvc"] or words[1:] == ["-m", "dvc"]))
-
-
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, a relative SQLite file taken from the repository, or the repository's own SQLite file."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    relative = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{root / relative}" if relative != uri and not relative.startswith("/") else uri

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.flight.runs.changes import changed_params
+from stages.flight.runs.changes import changed
 from stages.flight.runs.run import Run
 
 
@@ -16,7 +16,7 @@ def runs(recorded: Sequence[Run], limit: int) -> list[dict[str, Any]]:
 
 
 def _row(run: Run, previous: Run | None) -> dict[str, Any]:
-    changed = changed_params(run, previous) if previous is not None else {}
+    differing = changed(previous.params, run.params) if previous is not None else {}
     verdict = run.verdict()
     return {
         "id": run.id,
@@ -28,7 +28,7 @@ def _row(run: Run, previous: Run | None) -> dict[str, Any]:
         "started": run.started,
         "ended": run.ended,
         "stages": run.stages,
-        "changed": [{"param": name, "from": old, "to": new} for name, (old, new) in changed.items()],
+        "changed": [{"param": name, "from": old, "to": new} for name, (old, new) in differing.items()],
     }
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from stages.flight.runs.run import Run
 from stages.shared.errors import ParamsError
 from stages.shared.params import read_yaml
 
 
-def flat_params(run: Run) -> dict[str, Any]:
-    """The run's parameters by dotted name; none if its params.yaml cannot be read."""
+def read_params(folder: Path) -> dict[str, Any]:
+    """The parameters of the run in ``folder`` by dotted name; none if its params.yaml cannot be read."""
     try:
-        values = read_yaml(run.folder / "params.yaml")
+        values = read_yaml(folder / "params.yaml")
     except ParamsError:
         return {}
     return flatten(values)
@@ -28,7 +28,11 @@ def flatten(values: Any) -> dict[str, Any]:
     return flat
 
 
-def changed_params(run: Run, before: Run) -> dict[str, tuple[Any, Any]]:
+def changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Name → (value before, value now) of each parameter that differs."""
-    old, new = flat_params(before), flat_params(run)
     return {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)}
+
+
+def shown(value: Any) -> str:
+    """A parameter's value as params.yaml has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.flight.record import recorder_process
 from stages.flight.record.session import RECORDS_FOLDER
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
-
-CLOSING_TIMEOUT_S = 30.0
-POLL_S = 0.1
 
 
 class UnknownRunError(Exception):
@@ -26,17 +22,19 @@ def find_root(start: Path) -> Path:
 
 def load_all(root: Path) -> tuple[list[Run], list[str]]:
     """Every run, newest first, and what is wrong with records that cannot be read; runs whose processes died are closed before."""
-    folders = sorted((root / RECORDS_FOLDER / "runs").glob("*/"))
+    folders = sorted((root / RECORDS_FOLDER / "runs").glob("[!.]*/"))
     runs, unreadable = _read(folders)
     dead = [run.folder for run in runs if run.ended is None and not run.is_live]
-    for folder in dead:
-        recorder_process.ensure(folder, root)
-    deadline = time.monotonic() + CLOSING_TIMEOUT_S
-    while dead and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        dead = [folder for folder in dead if from_folder(folder).ended is None and recorder_process.is_alive(folder)]
+    if dead:
+        for folder in dead:
+            recorder_process.ensure(folder, root)
+        recorder_process.wait_until(lambda: not any(_is_being_closed(folder) for folder in dead), recorder_process.CLOSING_TIMEOUT_S)
         runs, unreadable = _read(folders)
     return sorted(runs, key=lambda run: (run.started, run.id), reverse=True), unreadable
+
+
+def _is_being_closed(folder: Path) -> bool:
+    return recorder_process.is_alive(folder) and from_folder(folder).ended is None
 
 
 def _read(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -67,13 +65,13 @@ def find(runs: Sequence[Run], name: str) -> Run:
         if back >= len(runs):
             raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(runs)}. Type: flight runs")
         return runs[back]
-    exact = [run for run in runs if name in (run.id, run.name, run.mlflow_run_id)]
+    exact = [run for run in runs if name in (run.id, run.name, run.experiment, run.mlflow_run_id)]
     matches = exact or [run for run in runs if run.id.startswith(name) or (run.mlflow_run_id or "").startswith(name)]
     if len(matches) == 1 or (exact and len({run.id for run in exact}) == 1):
         return matches[0]
     if matches:
         raise UnknownRunError(f"'{name}' fits {len(matches)} runs: {', '.join(run.id for run in matches[:5])}. Give more of the id.")
-    known = [*(run.id for run in runs), *(run.name for run in runs)]
+    known = [*(run.id for run in runs), *(run.experiment or run.name for run in runs)]
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or [runs[0].id]
     raise UnknownRunError(f"no run is called '{name}'. Nearest: {', '.join(dict.fromkeys(nearest))}. Type: flight runs")
 

@@ -1,41 +1,59 @@
-"""A run as plain data, made from its journal."""
+"""A run as plain data, made from its journal; of a closed run a summary is kept beside it, so that many are listed at once."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import signal
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal, recorder_process
+from stages.flight.record import journal, lock, recorder_process
 from stages.flight.record.names import metric
-from stages.flight.record.session import Identity
+from stages.flight.runs.changes import read_params
+from stages.shared import files
 
 KINDS_OF_SIGNALS = {signal.SIGKILL: "killed", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated", signal.SIGINT: "interrupted"}
 KILLED_KINDS = ("killed", "terminated", "interrupted", "lost")
 
 VERDICT_FIELDS = {"verdict", "sentence", "findings", "silent", "not_applicable"}
+SUMMARY_NAME = "summary.json"
 
 Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is known of a run; times in seconds since 1970, metrics by their MLflow name (the last value of a curve)."""
+class Summary:
+    """What the journal says of a run; times in seconds since 1970, metrics by their MLflow name (the last value of a curve).
+
+    ``params`` are by dotted name, ``made`` are DVC's hashes of the outs by stage and path, ``commit`` is git's of the code.
+    """
 
     id: str
     name: str
-    folder: Path
+    experiment: str | None
+    host: str
     started: float
     ended: float | None
     status: str
     stages: dict[str, str]
     failure: dict[str, Any] | None
     metrics: dict[str, float]
-    mlflow_run_id: str | None
+    params: dict[str, Any]
+    made: dict[str, dict[str, str]]
+    commit: str | None
     is_live: bool
+
+
+@dataclass(frozen=True)
+class Run(Summary):
+    """A run, where its record lies, and how far it has got on its way to MLflow."""
+
+    folder: Path
+    mlflow_run_id: str | None
+    is_shipped: bool
+    problem: str | None
 
     def verdict(self) -> dict[str, Any] | None:
         """The content of verdict.json, if the run has been diagnosed."""
@@ -54,27 +72,52 @@ def from_folder(folder: Path) -> Run:
         UnreadableRecordError: if its journal is absent, or not one of a run.
     """
     try:
-        return _from_records(folder, journal.read(folder / journal.FILE_NAME)[0])
-    except (OSError, KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+        summary = _summary(folder)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UnreadableRecordError(f"{folder} holds no readable record ({type(error).__name__}: {error}).") from error
-
-
-def _from_records(folder: Path, records: Records) -> Run:
-    opening = next(record for record in records if record["type"] == "run")
-    closing = end(records)
-    shipped = _read_json(folder / recorder_process.STATE_NAME) or {}
+    shipped = recorder_process.state(folder)
     return Run(
-        id=opening["id"],
-        name=opening["name"],
+        **{field.name: getattr(summary, field.name) for field in fields(Summary)},
         folder=folder,
+        mlflow_run_id=shipped["run_id"],
+        is_shipped=shipped["complete"],
+        problem=shipped["problem"],
+    )
+
+
+def _summary(folder: Path) -> Summary:
+    """The summary kept, if it is of the journal as it is now; else a new one, kept once the run is closed."""
+    status = (folder / journal.FILE_NAME).stat()
+    key = [status.st_size, status.st_mtime_ns]
+    kept = _read_json(folder / SUMMARY_NAME)
+    if kept is not None and kept.get("journal") == key and kept["run"].keys() == {field.name for field in fields(Summary)}:
+        return Summary(**kept["run"])
+    summary = _summarise(folder, journal.read_run(folder))
+    if summary.ended is not None:
+        with contextlib.suppress(OSError):  # a folder that is not ours to write to is read all the same
+            files.write_text(folder / SUMMARY_NAME, json.dumps({"journal": key, "run": asdict(summary)}, default=str))
+    return summary
+
+
+def _summarise(folder: Path, records: Records) -> Summary:
+    opening, closing = records[0], end(records)
+    code: dict[str, Any] = next((record["code"] for record in records if record.get("part") == "workspace"), {})
+    locked = lock.read_stages(folder / "dvc.lock")
+    return Summary(
+        id=opening["id"],
+        name=next((record["name"] for record in records if record["type"] == "name"), opening["experiment"] or opening["id"]),
+        experiment=opening["experiment"],
+        host=opening["host"],
         started=opening["time"],
         ended=closing["time"] if closing else None,
         status=closing["status"] if closing else "RUNNING",
         stages=closing["stages"] if closing else _states_so_far(records),
         failure=closing["failure"] if closing else failure(records),
         metrics=last_metrics(records),
-        mlflow_run_id=shipped.get("run_id"),
-        is_live=closing is None and Identity(**opening["anchor"]).process() is not None,
+        params=read_params(folder),
+        made={stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in locked.items()},
+        commit=code.get("commit"),
+        is_live=closing is None and recorder_process.is_live(opening, folder),
     )
 
 
@@ -99,32 +142,49 @@ def running_stage(records: Records) -> dict[str, Any] | None:
     return last if last is not None and last["type"] == "stage-start" else None
 
 
+def has_failed(ending: dict[str, Any]) -> bool:
+    """Whether the record of a stage's end tells of a failure."""
+    return ending["exit_code"] != 0 or "kind" in ending
+
+
 def failure(records: Records) -> dict[str, Any] | None:
     """The first stage that failed: ``stage``, ``kind``, ``cause`` in words, and ``traceback`` (or None)."""
-    ending = next((record for record in records if record["type"] == "stage-end" and record["exit_code"] != 0), None)
+    ending = next((record for record in records if record["type"] == "stage-end" and has_failed(record)), None)
     if ending is None:
         return None
-    stage = ending["stage"]
-    cause = next((record["cause"] for record in records if record["type"] == "orphan" and record["stage"] == stage), ending.get("cause"))
+    of_stage = [record for record in records if record.get("stage") == ending["stage"]]
+    kind, cause, trace = _explain(ending, {record["type"]: record for record in reversed(of_stage)})
+    return {"stage": ending["stage"], "kind": kind, "cause": cause, "traceback": trace}
+
+
+def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[str, str, str | None]:
+    """Kind, cause and traceback, from the stage's first record of each type; the surest witness is heard first."""
+    told = first.get("failure")
+    trace = told["traceback"] if told else ending.get("last_lines", "").strip() or None
+    words = f"{told['error']}: {told['message']}".strip() if told else _last_line(ending)
+    if ending.get("oom_kills"):
+        return "out-of-memory", f"the system killed it, or a process of it, for lack of memory ({words or 'SIGKILL'})", trace
+    if "orphan" in first:
+        return first["orphan"]["kind"], first["orphan"]["cause"], None
     # A library may turn the signal into an exception of its own, above all while it is loaded.
-    asked = next((record["signal"] for record in records if record["type"] == "signal" and record["stage"] == stage), None)
-    told = next((record for record in records if record["type"] == "failure" and record["stage"] == stage), None)
-    if asked is None and told is not None:
-        return {
-            "stage": stage,
-            "kind": told["kind"],
-            "cause": f"{told['error']}: {told['message']}".strip(),
-            "traceback": told["traceback"],
-        }
-    if "kind" in ending:  # written by the recorder
-        return {"stage": stage, "kind": ending["kind"], "cause": cause, "traceback": None}
-    number = asked or ending["signal"]
+    number = first["signal"]["signal"] if "signal" in first else ending["signal"]
+    if "signal" not in first and told is not None:
+        return told["kind"], words, trace
+    if journal.OUT_OF_MEMORY.search(ending.get("last_lines", "")) and "signal" not in first:
+        return "out-of-memory", words, trace
+    if "kind" in ending:
+        return ending["kind"], ending["cause"], trace
     if number is not None:
-        kind = "terminated" if cause else KINDS_OF_SIGNALS.get(signal.Signals(number), "exception")
-        return {"stage": stage, "kind": kind, "cause": cause or f"ended by {signal.Signals(number).name}", "traceback": None}
-    last_lines = ending["last_lines"].strip()
-    told_last = last_lines.splitlines()[-1] if last_lines else "and wrote nothing to standard error"
-    return {"stage": stage, "kind": "exception", "cause": f"exit code {ending['exit_code']}: {told_last}", "traceback": last_lines or None}
+        name = signal.Signals(number).name
+        kind = KINDS_OF_SIGNALS.get(signal.Signals(number), "exception")
+        return kind, f"ended by {name}" + (f": {words}" if kind == "exception" and words else ""), trace
+    return "exception", f"exit code {ending['exit_code']}: {words or 'and wrote nothing to standard error'}", trace
+
+
+def _last_line(ending: dict[str, Any]) -> str:
+    lines = ending.get("last_lines", "").strip().splitlines()
+    memory = [line for line in lines if journal.OUT_OF_MEMORY.search(line)]
+    return str((memory or lines or [""])[-1]).strip()
 
 
 def status(failed: dict[str, Any] | None) -> str:
@@ -136,7 +196,7 @@ def status(failed: dict[str, Any] | None) -> str:
 
 def _states_so_far(records: Records) -> dict[str, str]:
     states = {record["stage"]: "running" for record in records if record["type"] == "stage-start"}
-    ended = {record["stage"]: "ran" if record["exit_code"] == 0 else "failed" for record in records if record["type"] == "stage-end"}
+    ended = {record["stage"]: "failed" if has_failed(record) else "ran" for record in records if record["type"] == "stage-end"}
     return {**states, **ended}
 
 
