@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -59,27 +57,17 @@ GROUP = Path("/sys/fs/cgroup/memory") / f"flight-recorder-tests-{os.getpid()}"
 GROUP_LIMIT_BYTES = 3 << 30
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Who is at work at the moment of the strike."""
-
-    dvc: int
-    launcher: int
-    stage: int
-    recorder: int
-
-
-# Way → what it does to the processes.
-OUTSIDE: dict[str, Callable[[Processes], None]] = {
-    "Ctrl-C": lambda who: [os.kill(pid, signal.SIGINT) for pid in (who.dvc, who.launcher)] and None,
-    "SIGTERM to dvc": lambda who: os.kill(who.dvc, signal.SIGTERM),
-    "SIGTERM to the launcher": lambda who: os.kill(who.launcher, signal.SIGTERM),
-    "SIGTERM to the stage": lambda who: os.kill(who.stage, signal.SIGTERM),
-    "SIGKILL to dvc": lambda who: os.kill(who.dvc, signal.SIGKILL),
-    "SIGKILL to the launcher": lambda who: os.kill(who.launcher, signal.SIGKILL),
-    "SIGKILL to the stage": lambda who: os.kill(who.stage, signal.SIGKILL),
-    "SIGKILL to the recorder": lambda who: os.kill(who.recorder, signal.SIGKILL),
-    "power loss": lambda who: [os.kill(pid, signal.SIGKILL) for pid in (who.recorder, who.dvc, who.launcher, who.stage)] and None,
+# Way → the signal, and who gets it.
+OUTSIDE = {
+    "Ctrl-C": (signal.SIGINT, ("dvc", "launcher")),
+    "SIGTERM to dvc": (signal.SIGTERM, ("dvc",)),
+    "SIGTERM to the launcher": (signal.SIGTERM, ("launcher",)),
+    "SIGTERM to the stage": (signal.SIGTERM, ("stage",)),
+    "SIGKILL to dvc": (signal.SIGKILL, ("dvc",)),
+    "SIGKILL to the launcher": (signal.SIGKILL, ("launcher",)),
+    "SIGKILL to the stage": (signal.SIGKILL, ("stage",)),
+    "SIGKILL to the recorder": (signal.SIGKILL, ("recorder",)),
+    "power loss": (signal.SIGKILL, ("recorder", "dvc", "launcher", "stage")),
 }
 # Way → (status, kinds that tell the truth).
 EXPECTED = {
@@ -113,7 +101,10 @@ def make_group() -> bool:
 
 
 def run(clone: Path, injection: Path, stage: str, way: str, delay_s: float) -> tuple[Path | None, int]:
-    """``dvc repro`` in ``clone``, struck ``delay_s`` after ``stage`` has begun; the run's folder (None: it was over too soon), DVC's exit code."""
+    """``dvc repro`` in ``clone``, struck ``delay_s`` after ``stage`` has begun.
+
+    Returns the run's folder (None: the stage was over too soon) and DVC's exit code.
+    """
     injection.mkdir(exist_ok=True)
     mark = injection / "struck"
     mark.unlink(missing_ok=True)
@@ -142,5 +133,8 @@ def _strike(clone: Path, before: set[Path], dvc: int, stage: str, way: str, dela
     if started is None or any(record["type"] == "stage-end" for record in journal.read_run(folder)):
         return False
     recorder = next(process.pid for process in tiny.processes(clone) if str(folder) in process.cmdline())
-    OUTSIDE[way](Processes(dvc, started["launcher"]["pid"], started["process"]["pid"], recorder))
+    pids = {"dvc": dvc, "launcher": started["launcher"]["pid"], "stage": started["process"]["pid"], "recorder": recorder}
+    number, receivers = OUTSIDE[way]
+    for receiver in receivers:
+        os.kill(pids[receiver], number)
     return True

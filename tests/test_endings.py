@@ -204,7 +204,7 @@ def test_an_experiment_in_a_temporary_folder(clone: Path) -> None:
     tiny.commit(clone, "lock")
     tiny.run(clone, "dvc", "exp", "run", "--temp", "--name", "elsewhere", "-S", "evaluate.gates.accuracy.min=0.99")
     run = the_run(clone)
-    assert (run.info.run_name, run.info.status) == ("elsewhere", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("elsewhere (evaluate.gates.accuracy.min=0.99)", "FINISHED")
     states = {name.removeprefix("stage."): state for name, state in run.data.tags.items() if name.startswith("stage.")}
     assert states.pop("evaluate") == states.pop("diagnose") == "ran"
     assert set(states.values()) == {"cached"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from stages.flight.record import journal
+from stages.flight.runs.run import from_folder
+from tests import tiny
 from tests.imports import ROOT
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     log = journal.Journal(tmp_path)
-    log.write("run", schema=journal.SCHEMA, id="x")
+    log.write("run", id="x")
     log.metrics("train", {"loss": 0.5, "näme": float("nan")}, step=1)
     log.write("failure", stage="train", message="zwei\nZeilen \udc80")
     return tmp_path / journal.FILE_NAME
@@ -68,3 +71,62 @@ def test_a_bare_stage_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     journal.Journal(None).metrics("train", {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_opening_survives_any_cut(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    journal.open_run(folder, id="run", host="here", stage="train")
+    journal.Journal(folder).write("stage-start", stage="train")
+    whole = journal.read_run(folder)
+    content = (folder / journal.FILE_NAME).read_bytes()
+    assert [record["type"] for record in whole] == ["run", "stage-start"]
+    for length in range(len(content)):
+        (folder / journal.FILE_NAME).write_bytes(content[:length])
+        assert journal.read_run(folder)[0] == whole[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(FileExistsError):
+        journal.open_run(folder, id="run")
+
+
+def test_a_record_of_version_1_can_be_read(tmp_path: Path) -> None:
+    """As the first recorder wrote it: without host and stage, the name in the opening."""
+    opening = {"type": "run", "time": 1795545867.5, "pid": 7, "schema": 1, "id": "old", "name": "old", "experiment": None}
+    opening |= {"root": "/gone", "workspace": "/gone", "anchor": {"pid": 1, "create_time": 0.0}, "command": ["dvc", "repro"]}
+    ended = {"type": "stage-end", "time": 1795545868.5, "pid": 7, "stage": "train", "exit_code": None, "signal": 9, "seconds": 3.0}
+    lines = [opening, {**ended, "last_lines": ""}]
+    (tmp_path / journal.FILE_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = from_folder(tmp_path)
+    assert (run.id, run.name, run.status, run.failure) == (
+        "old",
+        "old",
+        "RUNNING",
+        {"stage": "train", "kind": "killed", "cause": "ended by SIGKILL", "traceback": None},
+    )
+
+
+def run_a_stage(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+    code = f"from stages.flight.record import journal\ndef main(log):\n    {body}\njournal.run_stage('prepare', main)"
+    environment = {**tiny.environment(), journal.RUN_FOLDER_VARIABLE: str(folder)}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "types", "kind", "words"),
+    [
+        ("pass", 0, ["stage-done"], None, ""),
+        ("raise ValueError('wrong')", 1, ["failure"], "exception", "wrong"),
+        ("raise SystemExit(3)", 3, ["failure"], "exception", "code 3"),
+        ("raise SystemExit", 0, ["failure"], "exception", "code None"),
+        ("bytearray(1 << 60)", 1, ["failure"], "out-of-memory", ""),
+        ("raise RuntimeError('CUDA error: out of memory')", 1, ["failure"], "out-of-memory", "CUDA"),
+        ("import os; os._exit(0)", 0, [], None, ""),
+    ],
+)
+def test_what_a_stage_tells_of_its_end(tmp_path: Path, body: str, code: int, types: list[str], kind: str | None, words: str) -> None:
+    done = run_a_stage(tmp_path, body)
+    records, _ = journal.read(tmp_path / journal.FILE_NAME)
+    assert done.returncode == code
+    assert [record["type"] for record in records] == types
+    if kind:
+        assert (records[0]["kind"], records[0]["stage"]) == (kind, "prepare")
+        assert words in records[0]["message"]

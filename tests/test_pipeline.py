@@ -41,7 +41,11 @@ def test_the_run_is_finished_and_named(trained: Path, recorded: Any) -> None:
     assert tags["mlflow.note.content"].startswith(f"{tags['verdict']}: ")
     lock = YAML(typ="safe").load(trained / "dvc.lock")
     assert tags["data.version"] == lock["stages"]["ingest"]["outs"][1]["md5"]
-    assert recorded.inputs.dataset_inputs[0].dataset.digest == tags["data.version"]
+    datasets = {item.dataset.name: item.dataset for item in recorded.inputs.dataset_inputs}
+    assert datasets["tiny"].digest == tags["data.version"]
+    assert json.loads(datasets["tiny train"].profile)["num_images"] == recorded.data.metrics["prepare/num_train"]
+    assert set(datasets) == {"tiny", "tiny train", "tiny val", "tiny test"}
+    assert recorded.info.run_name == "first run"
     assert tags["git.dirty"] == "false"
 
 
@@ -64,6 +68,34 @@ def test_reports_and_record_are_artifacts(trained: Path, recorded: Any) -> None:
     environment = json.loads((folder / "record/environment.json").read_text())
     assert environment["packages"]["keras"].startswith("3.")
     assert environment["hardware"]["num_cpus"] >= 1
+
+
+def test_what_a_person_sees_at_a_glance(trained: Path, recorded: Any) -> None:
+    """Load of the machine, images, and the model as the champion, since its gates passed and it is the first."""
+    assert recorded.data.metrics["system/stage_memory_usage_megabytes"] > 1
+    assert "system/cpu_utilization_percentage" in recorded.data.metrics
+    images = {Path(item.path).name.split("%")[0] for item in client(trained).list_artifacts(recorded.info.run_id, "images")}
+    assert images == {"training_images", "augmented_images", "worst_mistakes"}
+    champion = client(trained).get_model_version_by_alias("flight-recorder", "champion")
+    assert champion.run_id == recorded.info.run_id
+    assert recorded.data.tags["champion"] == f"champion: version {champion.version}"
+    assert "| train | ran |" in recorded.data.tags["mlflow.note.content"]
+
+
+def test_a_worse_model_does_not_become_champion(clone: Path) -> None:
+    """On the same test split by what was measured; a model that is better, or the same run again, is told from it."""
+    tiny.commit(clone, "lock")
+    tiny.run(clone, "python", "-m", "stages", "evaluate")
+    tiny.wait_for_recorders(clone)
+    tiny.set_params(clone, {"train.optimizer": "sgd", "train.learning_rate": 1e-9})
+    tiny.run(clone, "dvc", "repro")
+    tiny.wait_for_recorders(clone)
+    worse, first = tiny.mlflow_runs(clone)
+    champion = client(clone).get_model_version_by_alias("flight-recorder", "champion")
+    assert champion.run_id == first.info.run_id
+    assert worse.data.metrics["evaluate/macro_f1"] <= first.data.metrics["evaluate/macro_f1"]
+    assert worse.data.tags["champion"].startswith("not champion: macro_f1")
+    assert worse.info.run_name == "train.learning_rate=1e-09, train.optimizer=sgd"
 
 
 def test_the_model_is_logged_and_answers_as_evaluated(trained: Path, recorded: Any) -> None:
@@ -141,11 +173,12 @@ def test_an_experiment_is_a_run_with_its_name(clone: Path) -> None:
     tiny.run(clone, "dvc", "exp", "run", "--name", "stricter", "-S", "evaluate.gates.accuracy.min=0.99")
     tiny.wait_for_recorders(clone)
     run = tiny.mlflow_runs(clone)[0]
-    assert run.info.run_name == "stricter"
+    assert run.info.run_name == "stricter (evaluate.gates.accuracy.min=0.99)"
     assert run.data.tags["gates"] == "missed: accuracy"
     assert "accuracy" in tiny.run(clone, "dvc", "metrics", "diff", "--all").stdout
     rows = json.loads(tiny.run(clone, "flight", "runs", "--json").stdout)
-    assert [row["name"] for row in rows] == ["stricter"]
+    assert [row["name"] for row in rows] == [run.info.run_name]
+    assert json.loads(tiny.run(clone, "flight", "why", "stricter", "--json", check=False).stdout)["run_id"] == rows[0]["id"]
 
 
 def test_no_git_changes_by_recording(clone: Path) -> None:

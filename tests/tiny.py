@@ -111,10 +111,10 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 def wait_for_recorders(folder: Path, timeout_s: float = 120) -> None:
-    """Wait until every recorder of ``folder`` has closed and shipped its run."""
-    living = [process for process in processes(folder) if "stages.flight.record.recorder" in process.cmdline()]
-    _, left = psutil.wait_procs(living, timeout=timeout_s)
-    assert not left, f"still recording: {left}"
+    """Wait until every recorder of ``folder``, and each that one starts for an older run, has closed and shipped its run."""
+    while living := [process for process in processes(folder) if "stages.flight.record.recorder" in process.cmdline()]:
+        _, left = psutil.wait_procs(living, timeout=timeout_s)
+        assert not left, f"still recording: {left}"
 
 
 def wait_for_record(folder: Path, **wanted: str) -> dict[str, Any]:

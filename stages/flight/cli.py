@@ -19,9 +19,13 @@ from stages.flight.runs import answers
 from stages.flight.runs.changes import shown
 from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
+from stages.flight.runs.share import ShareError, share
+from stages.flight.runs.sync import sync
+from stages.flight.runs.which import which
 
 NOTHING_WRONG, FINDING, WRONG_USAGE = 0, 1, 2
 WIDTH_IN_PIPES = 240
+RUN_HELP = "id, prefix, name, latest, latest~1 or best"
 COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
 
 
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `flight runs | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOTHING_WRONG
-    except UnknownRunError as error:
+    except (UnknownRunError, ShareError) as error:
         sys.stderr.write(f"flight: {error}\n")
         return WRONG_USAGE
 
@@ -50,9 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--limit", type=_positive, default=20, metavar="N", help="how many to show (default 20)")
     runs.set_defaults(command=show_runs)
     why = commands.add_parser("why", help="verdict, evidence and fix of a run; exit code 1 for any verdict but healthy")
-    why.add_argument("run", nargs="?", default="latest", metavar="RUN", help="id, prefix, name, latest, latest~1 or best (default latest)")
+    why.add_argument("run", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default latest)")
     why.set_defaults(command=show_why)
-    for command in (runs, why):
+    which = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
+    which.set_defaults(command=show_which)
+    sync = commands.add_parser(
+        "sync", help="finish the records of dead processes, ship what has not reached MLflow; exit code 1 if something is left"
+    )
+    sync.set_defaults(command=show_sync)
+    share = commands.add_parser(
+        "share", help="push what a colleague needs to replay a run: images to the DVC remote, code and record to the git remote"
+    )
+    share.add_argument("run", metavar="RUN", help=RUN_HELP)
+    share.set_defaults(command=show_share)
+    for command in (runs, why, which, sync, share):
         command.add_argument("--json", action="store_true", help="one JSON value on standard output")
     return parser
 
@@ -94,10 +109,70 @@ def show_why(options: argparse.Namespace) -> int:
     return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
 
 
+def show_which(options: argparse.Namespace) -> int:
+    """`flight which`."""
+    rows = which(_recorded(), find_root(Path.cwd()))
+    if options.json:
+        _print_json(rows)
+        return NOTHING_WRONG
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("stage", "made by", "name", "outs", ""):
+        table.add_column(column)
+    for row in rows:
+        maker = row["run_id"] or ("a run without a record here" if row["outs"] else "not made yet")
+        also = f" and {len(row['also'])} more" if row["also"] else ""
+        since = f"[yellow]changed since: {escape(', '.join(row['changed_since']))}[/]" if row["changed_since"] else ""
+        table.add_row(row["stage"], maker + also, escape(row["name"] or ""), ", ".join(row["outs"]), since)
+    _console().print(table)
+    return NOTHING_WRONG
+
+
+def show_sync(options: argparse.Namespace) -> int:
+    """`flight sync`."""
+    root = find_root(Path.cwd())
+    recorded, unreadable = load_all(root)
+    answer = sync(recorded, root, tell=_tell)
+    answer["unreadable"] = unreadable
+    left = [run for run in answer["runs"] if not run["shipped"]]
+    if options.json:
+        _print_json(answer)
+        return FINDING if left else NOTHING_WRONG
+    for run in left:
+        print(f"not shipped: {run['id']} to {run['address']}: {run['problem']}")
+    for name in answer["closed_as_lost"]:
+        print(f"closed as lost: {name}, of a machine that has shown no life for a day")
+    for name in answer["silent"]:
+        print(f"silent: {name} shows no life; it is closed as lost after a day without any")
+    for message in unreadable:
+        print(f"unreadable: {message}")
+    print(f"{len(answer['runs']) - len(left)} shipped, {len(left)} left, {len(answer['live'])} still running")
+    return FINDING if left else NOTHING_WRONG
+
+
+def show_share(options: argparse.Namespace) -> int:
+    """`flight share`."""
+    answer = share(find(_recorded(), options.run), find_root(Path.cwd()))
+    if options.json:
+        _print_json(answer)
+        return NOTHING_WRONG
+    print(f"Shared run {answer['run_id']}: {answer['num_files_pushed']} files pushed by DVC, code and record to {answer['git_remote']}.")
+    print("A colleague, in another clone, types:")
+    print(f"  git fetch {answer['git_remote']} {answer['ref']}:{answer['ref']}")
+    print(f"  git worktree add ../{answer['run_id']} {answer['ref']} && cd ../{answer['run_id']} && dvc pull data/raw data/backbone")
+    return NOTHING_WRONG
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def _recorded() -> list[Run]:
     runs, unreadable = load_all(find_root(Path.cwd()))
     for message in unreadable:
         sys.stderr.write(f"flight: {message} It is left out.\n")
+    left = [run for run in runs if run.problem and not run.is_shipped]
+    if left:
+        sys.stderr.write(f"flight: {len(left)} of the runs have not reached MLflow whole: {left[0].problem}. Type: flight sync\n")
     return runs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -33,9 +34,13 @@ def _set_up_tensorflow(*, deterministic: bool) -> dict[str, Any]:
         tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    build = tf.sysconfig.get_build_info()
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     return {
         "tensorflow": tf.__version__,
+        "cuda": build.get("cuda_version"),
+        "cudnn": build.get("cudnn_version"),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "gpus": [str(detail.get("device_name")) for detail in details],
         "tensor_cores": bool(details) and all(detail.get("compute_capability", (0, 0)) >= TENSOR_CORES for detail in details),
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),

@@ -15,12 +15,14 @@ from typing import Any
 
 import psutil
 
+from stages.flight.record import memory
 from stages.flight.record.secrets import mask
 
 MAX_UNTRACKED_BYTES = 20_000_000  # of all untracked files together; the largest are left out and named
 MAX_PATCH_BYTES = 5_000_000
 REF_PREFIX = "refs/flight/"
 PATCH_NAME = "changes.patch"
+LOCK_BEFORE = "dvc.lock.before"
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's name of a tree without files
 IDENTITY = {
     f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER") for field, value in (("NAME", "flight"), ("EMAIL", "flight@localhost"))
@@ -53,9 +55,10 @@ class GitError(Exception):
 
 
 def workspace(folder: Path, run_folder: Path) -> dict[str, Any]:
-    """Capture params.yaml and the code of ``folder``; the quick part, done before the first stage starts."""
-    if (folder / "params.yaml").is_file():
-        shutil.copyfile(folder / "params.yaml", run_folder / "params.yaml")
+    """Capture params.yaml, dvc.lock and the code of ``folder``; the quick part, done before the first stage starts."""
+    for name, kept in {"params.yaml": "params.yaml", "dvc.lock": LOCK_BEFORE}.items():
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, run_folder / kept)
     try:
         code = capture_code(folder, run_folder)
     except (GitError, OSError) as error:
@@ -135,6 +138,8 @@ def _line(output: bytes) -> str:
 
 def environment() -> dict[str, Any]:
     """Packages, Python, hardware and settings; the slower part, done by the recorder."""
+    from stages.flight.record import system
+
     packages = {
         distribution.metadata["Name"].lower(): distribution.version
         for distribution in importlib.metadata.distributions()
@@ -148,8 +153,10 @@ def environment() -> dict[str, Any]:
         "hardware": {
             "cpu": _cpu(),
             "num_cpus": os.cpu_count(),
+            "num_usable_cpus": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
-            "gpus": _gpus(),
+            "memory_limit_bytes": memory.limit_bytes(),
+            "gpus": system.gpus(),
         },
         "settings": {name: value for name, value in sorted(os.environ.items()) if name in RECORDED_VARIABLES},
         "executable": sys.executable,
@@ -165,15 +172,3 @@ def _cpu() -> dict[str, str]:
         "model": fields.get("model name", platform.processor()),
         "flags": fields.get("flags", fields.get("Features", "")),
     }
-
-
-def _gpus() -> list[dict[str, str]]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    columns = ("name", "driver_version", "memory.total")
-    command = ["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        return [{"error": str(error)}]
-    return [dict(zip(columns, line.split(", "), strict=False)) for line in done.stdout.splitlines()]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stages.flight.record import journal, lock, names, previews
+from stages.flight.record.capture import LOCK_BEFORE
 from stages.flight.record.journal import Journal
 from stages.flight.record.secrets import mask
 from stages.flight.runs import drift
@@ -91,13 +92,16 @@ def _params(folder: Path) -> Params | None:
     return None
 
 
-def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Journal) -> None:
+def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Journal, *, saw_dvc_end: bool) -> None:
     """Fill in the stages that DVC skipped, make the final diagnosis, and write the record ``end``."""
     is_ours = (workspace / "dvc.lock").is_file() and not _has_newer_run(workspace, folder)
     if is_ours:
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
     locked = lock.read_stages(folder / "dvc.lock")
-    if lost := _lost(records, locked, folder):
+    if stage := _unreached(records, locked, folder, workspace if is_ours else None):
+        cause = "dvc ended before it had noted this stage, without a failure of the stages before it"
+        kind = "terminated" if saw_dvc_end else "lost"
+        lost = {"stage": stage, "exit_code": None, "signal": None, "seconds": None, "cause": cause, "kind": kind}
         log.write("stage-end", **lost)
         records.append({"type": "stage-end", **lost})
     states = _stage_states(records, locked, folder, workspace if is_ours else None)
@@ -114,13 +118,12 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
     else:
         diagnose(records, folder)
     _compare_data(folder, locked, log)
-    data = next((out["md5"] for out in locked.get("ingest", {}).get("outs", []) if out["path"] == str(paths.RAW)), None)
-    _write_end(records, states, data, log)
+    _write_end(records, states, lock.outs(locked).get("ingest", {}).get(str(paths.RAW)), log)
 
 
 def _compare_data(folder: Path, locked: dict[str, Any], log: Journal) -> None:
     """Write how the images differ from those of the newest run before that had any, if they do."""
-    md5 = _manifest_md5({stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in locked.items()})
+    md5 = _manifest_md5(lock.outs(locked))
     for other in sorted(folder.parent.glob("[!.]*/"), reverse=True):
         with contextlib.suppress(runs.UnreadableRecordError):
             if md5 is None or other.name >= folder.name or (before := _manifest_md5(runs.from_folder(other).made)) is None:
@@ -148,23 +151,25 @@ def _write_end(records: list[dict[str, Any]], states: dict[str, str], data_versi
     log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data_version)
 
 
-def _lost(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The end of the first stage that ``dvc`` should have reached and has not although none failed: it was ended itself.
+def _unreached(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path, workspace: Path | None) -> str | None:
+    """The first stage that ``dvc`` should have come to, and noted in dvc.lock, and has not although none failed: it was ended itself.
 
-    Judged by dvc.lock and the parameters alone: a file that someone edits while the pipeline runs proves nothing. What DVC
-    did in a temporary folder that is gone, it did to the end.
+    Of stages that did not run, judged by dvc.lock and the parameters alone: a file that someone edits while the pipeline
+    runs proves nothing. What DVC did in a temporary folder that is gone, it did to the end.
     """
     opening = records[0]
     ran = {record["stage"] for record in records if record["type"] == "stage-end"}
     if runs.failure(records) is not None or (ran and not Path(opening["workspace"]).is_dir()):
         return None
-    reached = ran.union(lock.up_to_date(locked, _plain_params(folder), None))
-    wanted = _wanted(opening["command"]) if ran else [opening["stage"]]
-    stage = next((stage for stage in wanted if stage not in reached), None if ran else opening["stage"])
-    if stage is None:
-        return None
-    cause = "dvc ended before this stage, without a failure of the stages before it"
-    return {"stage": stage, "exit_code": None, "signal": None, "seconds": None, "cause": cause, "kind": "lost"}
+    if not ran:
+        return str(opening["stage"])
+    params = _plain_params(folder)
+    before = lock.read_stages(folder / LOCK_BEFORE)
+    was_up_to_date = lock.up_to_date(before, params, workspace)
+    wanted = _wanted(opening["command"])
+    noted = {stage for stage in ran if locked.get(stage) != before.get(stage) or stage in was_up_to_date or stage not in wanted}
+    reached = noted.union(lock.up_to_date(locked, params, None)) - (ran - noted)
+    return next((stage for stage in wanted if stage not in reached), None)
 
 
 def _wanted(command: list[str]) -> list[str]:
@@ -200,12 +205,13 @@ def _plain_params(folder: Path) -> dict[str, Any]:
 
 def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], folder: Path, workspace: Path | None) -> dict[str, str]:
     """ran, failed, cached (what is locked is what this code and these parameters give), or not-reached."""
-    ended = {record["stage"]: record for record in records if record["type"] == "stage-end"}
+    ended = {record["stage"] for record in records if record["type"] == "stage-end"}
+    failed = runs.failure(records) or {"stage": None}
     current = set(lock.up_to_date(locked, _plain_params(folder), workspace))
     states = {}
     for stage in names.STAGES:
         if stage in ended:
-            states[stage] = "failed" if runs.has_failed(ended[stage]) else "ran"
+            states[stage] = "failed" if stage == failed["stage"] else "ran"
         else:
             states[stage] = "cached" if stage in current else "not-reached"
     return states

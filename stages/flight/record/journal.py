@@ -1,6 +1,6 @@
 """The journal: an append-only file of JSON lines that holds all that is known of a run, written before anything is sent.
 
-Standard library only, since every process of a run writes to it. Format, version 1: ``journal.jsonl`` in the run's
+Standard library only, since every process of a run writes to it. Format, version 2: ``journal.jsonl`` in the run's
 folder, one JSON object a line, each with
 
 ``type``  what it tells (see RECORD_TYPES), ``time`` seconds since 1970 (float), ``pid`` of the writer,
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "journal.jsonl"
 OPENING_NAME = "run.json"
 RUN_FOLDER_VARIABLE = "FLIGHT_RUN_FOLDER"  # set by the launcher for its stage
@@ -135,7 +136,8 @@ def read_run(folder: Path) -> list[dict[str, Any]]:
     records, _ = read(folder / FILE_NAME)
     if not records or records[0]["type"] != "run":
         records.insert(0, json.loads((folder / OPENING_NAME).read_text(encoding="utf-8")))
-    return records
+    added_in_2 = {"host": socket.gethostname(), "stage": "ingest"}  # in version 1, each machine had its own records
+    return [{**added_in_2, **records[0]}, *records[1:]]
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -22,6 +22,11 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     return dict((content or {}).get("stages") or {})
 
 
+def outs(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """DVC's hashes of the outs, by stage and path."""
+    return {name: {out["path"]: out["md5"] for out in entry.get("outs", [])} for name, entry in stages.items()}
+
+
 def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None) -> list[str]:
     """The stages whose entry fits the parameters, the code in ``workspace`` (None: is not looked at), and the outs of the
     stages before them, in their order."""

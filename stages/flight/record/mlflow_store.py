@@ -259,7 +259,8 @@ class Store:
                 text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
                 self._client.log_text(self._run_id, mask(text), f"{names.ARTIFACT_RECORD}/{name}")
         environment = next((record for record in records if record.get("part") == "environment"), {})
-        self._client.log_dict(self._run_id, environment, f"{names.ARTIFACT_RECORD}/environment.json")
+        found = {record["stage"]: record["values"] for record in records if record["type"] == "setting"}
+        self._client.log_dict(self._run_id, {**environment, "stages": found}, f"{names.ARTIFACT_RECORD}/environment.json")
         if ending["failure"] and ending["failure"]["traceback"]:
             self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
 

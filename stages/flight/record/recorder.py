@@ -59,6 +59,7 @@ class Recorder:
         self._sampler = SystemSampler()
         self._num_samples = sum(1 for record in self.records if record.get("stage") == "system")
         self._next_sample = self._next_sign = 0.0
+        self.saw_dvc_end = self.is_ours and self.anchor.process() is not None
 
     def follow(self) -> None:
         """Return when the anchor is gone and no stage is left."""
@@ -78,6 +79,10 @@ class Recorder:
                 self._next_sign = time.monotonic() + recorder_process.HEARTBEAT_S
                 recorder_process.show_life(self.folder)
             time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Write the end of the run."""
+        close(self.records, self.workspace, self.folder, self.log, saw_dvc_end=self.saw_dvc_end)
 
     def _read(self) -> None:
         fresh, self._offset = journal.read(self.folder / journal.FILE_NAME, self._offset)
@@ -183,7 +188,10 @@ def _despite_errors(work: Callable[[], None]) -> bool:
 
 
 def _ship(folder: Path, ended: threading.Event) -> None:
-    """Ship what the journal has, again and again until its end is shipped; a server's failure is only waited out."""
+    """Ship what the journal has, again and again until its end is shipped; a server's failure is only waited out.
+
+    Then the server works, and the recorder of a run that has not arrived is started, which does the same in its turn.
+    """
     from stages.flight.record.mlflow_store import Store, StoreError
 
     pause, tries_left = SHIP_S, TRIES_AFTER_END
@@ -193,6 +201,8 @@ def _ship(folder: Path, ended: threading.Event) -> None:
         try:
             store = store or Store(folder)
             if store.ship():
+                for left in recorder_process.unshipped(folder.parent)[:1]:
+                    recorder_process.ensure(left, Path.cwd())
                 return
             pause = SHIP_S
         except StoreError as error:
@@ -216,7 +226,7 @@ def main() -> int:
         recorder.log.write("capture", **capture.environment())
     if runs.end(recorder.records) is None:
         recorder.follow()
-        if not _despite_errors(lambda: close(recorder.records, recorder.workspace, folder, recorder.log)):
+        if not _despite_errors(lambda: recorder.close()):
             close_barely(recorder.records, recorder.log)
     ended.set()
     shipping.join()

@@ -25,7 +25,7 @@ VERDICT_NAME = "diagnosis/verdict.json"
 # Loading the rules takes two seconds; a person waits no longer than this for the cause of a failure.
 VERDICT_TIMEOUT_S = 20.0
 CLOSING_TIMEOUT_S = 30.0
-# Of so many of the newest runs, those that have not arrived in MLflow are taken up again by the next run.
+# Of so many of the newest unshipped runs, those that were never closed are closed before a new one begins.
 TAKEN_UP = 8
 # A recorder shows every HEARTBEAT_S that it lives; without a sign for so long, a run of another machine is lost.
 HEARTBEAT_S = 30.0
@@ -97,10 +97,10 @@ def remember(folder: Path, **changes: Any) -> None:
     files.write_json(folder / STATE_NAME, {**state(folder), **changes})
 
 
-def unfinished(folders: list[Path]) -> list[Path]:
-    """The runs that have not been closed and shipped to their end, that no recorder is at, and that are not another machine's."""
+def unshipped(runs: Path) -> list[Path]:
+    """The runs that have not arrived in MLflow whole and that no recorder is at, the newest first; not another machine's live ones."""
     found = []
-    for folder in folders:
+    for folder in sorted(runs.glob("[!.]*/"), reverse=True):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if not state(folder)["complete"] and not is_alive(folder):
                 opening = journal.read_run(folder)[0]
@@ -110,17 +110,17 @@ def unfinished(folders: list[Path]) -> list[Path]:
 
 
 def take_up(runs: Path, root: Path) -> None:
-    """Finish what dead recorders have left of the newest runs; waits until the dead ones are closed, while their files still lie there."""
-    folders = unfinished(sorted(runs.glob("[!.]*/"), reverse=True)[:TAKEN_UP])
-    for folder in folders:
+    """Close the newest runs whose recorder died, while what they left still lies in the workspace."""
+    dead = [folder for folder in unshipped(runs)[:TAKEN_UP] if _is_dead(folder)]
+    for folder in dead:
         ensure(folder, root)
-    wait_until(lambda: not any(_will_be_closed(folder) for folder in folders), CLOSING_TIMEOUT_S)
+    wait_until(lambda: not any(_is_dead(folder) and is_alive(folder) for folder in dead), CLOSING_TIMEOUT_S)
 
 
-def _will_be_closed(folder: Path) -> bool:
+def _is_dead(folder: Path) -> bool:
+    """Whether the run has ended without being closed."""
     records = journal.read_run(folder)
-    is_closed = any(record["type"] == "end" for record in records)
-    return not is_closed and is_alive(folder) and not is_live(records[0], folder)
+    return not is_live(records[0], folder) and all(record["type"] != "end" for record in records)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

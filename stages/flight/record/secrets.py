@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 MASK = "***"
@@ -19,8 +20,20 @@ _PATTERNS = (
 )
 
 
+# A shorter value, such as a number, would be masked where it is no secret.
+SHORTEST_SECRET = 8
+
+
 def mask(text: str) -> str:
-    """The text with what looks like a secret replaced."""
+    """The text with what looks like a secret replaced, and with the secrets of this process's environment."""
+    for value in _secrets_of_environment():
+        text = text.replace(value, MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(lambda found: f"{found.group(1)}{MASK}", text)
     return text
+
+
+def _secrets_of_environment() -> list[str]:
+    """The longest first, since one may hold another."""
+    named = (value for name, value in os.environ.items() if re.search(_NAMES, name, re.IGNORECASE))
+    return sorted((value for value in named if len(value) >= SHORTEST_SECRET), key=len, reverse=True)

@@ -10,6 +10,27 @@ import pynvml
 MEGABYTE = 1e6
 
 
+def gpus() -> list[dict[str, str | int]]:
+    """Name, memory, compute capability, driver and CUDA of each GPU; none without NVIDIA's driver."""
+    found: list[dict[str, str | int]] = []
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(number)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu)
+            found.append(
+                {
+                    "name": str(pynvml.nvmlDeviceGetName(gpu)),
+                    "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total),
+                    "compute_capability": f"{major}.{minor}",
+                    "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+                    "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",  # 12040 is 12.4
+                }
+            )
+    return found
+
+
 class SystemSampler:
     """Samples processor, memory and GPUs; percentages of the processor count since the sample before."""
 

@@ -102,7 +102,6 @@ def _summary(folder: Path) -> Summary:
 def _summarise(folder: Path, records: Records) -> Summary:
     opening, closing = records[0], end(records)
     code: dict[str, Any] = next((record["code"] for record in records if record.get("part") == "workspace"), {})
-    locked = lock.read_stages(folder / "dvc.lock")
     return Summary(
         id=opening["id"],
         name=next((record["name"] for record in records if record["type"] == "name"), opening["experiment"] or opening["id"]),
@@ -115,7 +114,7 @@ def _summarise(folder: Path, records: Records) -> Summary:
         failure=closing["failure"] if closing else failure(records),
         metrics=last_metrics(records),
         params=read_params(folder),
-        made={stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in locked.items()},
+        made=lock.outs(lock.read_stages(folder / "dvc.lock")),
         commit=code.get("commit"),
         is_live=closing is None and recorder_process.is_live(opening, folder),
     )
@@ -149,7 +148,9 @@ def has_failed(ending: dict[str, Any]) -> bool:
 
 def failure(records: Records) -> dict[str, Any] | None:
     """The first stage that failed: ``stage``, ``kind``, ``cause`` in words, and ``traceback`` (or None)."""
-    ending = next((record for record in records if record["type"] == "stage-end" and has_failed(record)), None)
+    orphans = {record["stage"] for record in records if record["type"] == "orphan"}  # DVC has not seen how they ended
+    endings = [record for record in records if record["type"] == "stage-end"]
+    ending = next((record for record in endings if has_failed(record) or record["stage"] in orphans), None)
     if ending is None:
         return None
     of_stage = [record for record in records if record.get("stage") == ending["stage"]]
@@ -165,7 +166,7 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
     if ending.get("oom_kills"):
         return "out-of-memory", f"the system killed it, or a process of it, for lack of memory ({words or 'SIGKILL'})", trace
     if "orphan" in first:
-        return first["orphan"]["kind"], first["orphan"]["cause"], None
+        return first["orphan"].get("kind", "terminated"), first["orphan"]["cause"], None
     # A library may turn the signal into an exception of its own, above all while it is loaded.
     number = first["signal"]["signal"] if "signal" in first else ending["signal"]
     if "signal" not in first and told is not None:
