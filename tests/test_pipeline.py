@@ -78,7 +78,7 @@ def test_what_a_person_sees_at_a_glance(trained: Path, recorded: Any) -> None:
     assert images == {"training_images", "augmented_images", "worst_mistakes"}
     champion = client(trained).get_model_version_by_alias("flight-recorder", "champion")
     assert champion.run_id == recorded.info.run_id
-    assert recorded.data.tags["champion"] == f"champion: version {champion.version}"
+    assert recorded.data.tags["champion"] == f"yes: version {champion.version}"
     assert "| train | ran |" in recorded.data.tags["mlflow.note.content"]
 
 
@@ -94,7 +94,7 @@ def test_a_worse_model_does_not_become_champion(clone: Path) -> None:
     champion = client(clone).get_model_version_by_alias("flight-recorder", "champion")
     assert champion.run_id == first.info.run_id
     assert worse.data.metrics["evaluate/macro_f1"] <= first.data.metrics["evaluate/macro_f1"]
-    assert worse.data.tags["champion"].startswith("not champion: macro_f1")
+    assert worse.data.tags["champion"].startswith("no: macro_f1")
     assert worse.info.run_name == "train.learning_rate=1e-09, train.optimizer=sgd"
 
 

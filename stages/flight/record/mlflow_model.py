@@ -77,7 +77,7 @@ def _challenge(client: mlflow.MlflowClient, run: Any, model_id: str, folder: Pat
         standing = float(champion.tags[TAG_SCORE]) if champion.tags[TAG_TEST_SPLIT] == split else _score(champion, split, workspace)
         told = "cannot be compared: its test split or its classes differ" if standing is None else f"has {standing:.4f}"
         if standing is None or score <= standing:
-            outcome = f"not champion: {DECIDING_METRIC} {score:.4f}; version {champion.version} {told}"
+            outcome = f"no: {DECIDING_METRIC} {score:.4f}; version {champion.version} {told}"
             client.set_tag(run.info.run_id, names.TAG_CHAMPION, outcome)
             return
     if champion is None and not any(known.name == name for known in client.search_registered_models(f"name = '{name}'")):
@@ -85,7 +85,7 @@ def _challenge(client: mlflow.MlflowClient, run: Any, model_id: str, folder: Pat
     tags = {TAG_SCORE: repr(score), TAG_TEST_SPLIT: split, TAG_RUN: run.data.tags[names.TAG_FLIGHT_ID]}
     version = client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, names.CHAMPION_ALIAS, version.version)
-    client.set_tag(run.info.run_id, names.TAG_CHAMPION, f"champion: version {version.version}")
+    client.set_tag(run.info.run_id, names.TAG_CHAMPION, f"yes: version {version.version}")
 
 
 def _champion(client: mlflow.MlflowClient, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import hashlib
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import description, journal, names, recorder_process
+from stages.flight.record import description, experiment, journal, names, recorder_process
 from stages.flight.record.address import SQLITE
 from stages.flight.record.lock import read_stages
 from stages.flight.record.secrets import mask
@@ -163,14 +164,16 @@ class Store:
 
     def _experiment(self) -> str:
         name = self._opening["mlflow_experiment"]
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        embedded = (self._root / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
-        try:
-            return str(self._client.create_experiment(name, embedded, names.EXPERIMENT_TAGS))
-        except MlflowException:  # another recorder made it in the meantime
-            return str(self._client.get_experiment_by_name(name).experiment_id)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            embedded = (self._root / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
+            with contextlib.suppress(MlflowException):  # another recorder makes it at this moment
+                self._client.create_experiment(name, embedded, experiment.TAGS)
+            found = self._client.get_experiment_by_name(name)
+        if experiment.VIEW_TAG not in found.tags:
+            created_ms = _milliseconds(self._opening["time"])
+            self._client.set_experiment_tag(found.experiment_id, experiment.VIEW_TAG, experiment.saved_view(created_ms))
+        return str(found.experiment_id)
 
     def _log_capture(self, code: dict[str, Any]) -> None:
         tags = {names.TAG_GIT_DIRTY: str(code.get("dirty")).lower(), names.TAG_CODE_REF: code.get("ref")}

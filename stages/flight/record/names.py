@@ -25,12 +25,6 @@ TAG_RUN_NAME = "mlflow.runName"
 TAG_SOURCE = "mlflow.source.name"
 TAG_USER = "mlflow.user"
 
-# Without the kind, MLflow's pages open on traces of language models.
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "evaluate/accuracy",
-    "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
-}
 ARTIFACT_RECORD = "record"
 MODEL_NAME = "model"
 CHAMPION_ALIAS = "champion"

@@ -228,6 +228,7 @@ def main() -> int:
         recorder.follow()
         if not _despite_errors(lambda: recorder.close()):
             close_barely(recorder.records, recorder.log)
+        _despite_errors(lambda: runs.keep_summary(folder))
     ended.set()
     shipping.join()
     return 0

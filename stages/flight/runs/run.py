@@ -85,6 +85,11 @@ def from_folder(folder: Path) -> Run:
     )
 
 
+def keep_summary(folder: Path) -> None:
+    """Summarise a run that has just been closed, so that listing it costs little."""
+    _summary(folder)
+
+
 def _summary(folder: Path) -> Summary:
     """The summary kept, if it is of the journal as it is now; else a new one, kept once the run is closed."""
     status = (folder / journal.FILE_NAME).stat()

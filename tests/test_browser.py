@@ -1,0 +1,113 @@
+"""What a person sees in MLflow's own pages, in Chromium; the pictures are left in the folder that pytest names."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.flight.record import experiment, names
+from tests import servers, tiny
+
+CHROMIUM = shutil.which("chromium")
+WAIT_MS = 60_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium. Type: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port, folder = servers.free_port(), tmp_path_factory.mktemp("ui")
+    uri = f"http://127.0.0.1:{port}"
+    store = f"sqlite:///{trained / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
+    with servers.running(command, port, folder):
+        servers.wait_for_mlflow(uri)
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    found = browser.new_page(viewport={"width": 1700, "height": 1000})
+    found.set_default_timeout(WAIT_MS)
+    # The panel of MLflow's assistant, which opens by itself once, would cover a third of the page.
+    found.add_init_script("window.localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def run(trained: Path) -> Any:
+    return tiny.mlflow_runs(trained)[0]
+
+
+def run_page(address: str, run: Any, tab: str = "") -> str:
+    return f"{address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{tab}"
+
+
+def test_the_table_of_runs_with_their_outcomes(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+    """In the saved view: name, verdict and accuracy of each run."""
+    page.goto(f"{address}/#/experiments/{run.info.experiment_id}/runs?viewStateShareKey={experiment.VIEW_KEY}")
+    page.get_by_text("first run").first.wait_for()
+    page.get_by_text(names.TAG_VERDICT, exact=True).first.wait_for()
+    page.get_by_text(run.data.tags["verdict"], exact=True).first.wait_for()
+    page.get_by_text("evaluate/accuracy").first.wait_for()
+    page.screenshot(path=tmp_path / "runs.png")
+    page.get_by_role("button", name="Outcomes").wait_for()  # the view's name, where others may be chosen
+
+
+def test_the_overview_begins_with_the_outcome(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+    page.goto(run_page(address, run))
+    page.get_by_text(run.data.tags[names.TAG_DESCRIPTION].splitlines()[0]).first.wait_for()
+    page.get_by_text("tiny (").first.wait_for()
+    page.screenshot(path=tmp_path / "overview.png")
+
+
+def test_charts_are_grouped_by_stage(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+    page.goto(run_page(address, run, "/model-metrics"))
+    for stage in ("train", "evaluate", "validate"):
+        page.get_by_text(stage, exact=True).first.wait_for()
+    page.get_by_text("train/val_loss").first.wait_for()
+    page.screenshot(path=tmp_path / "charts.png")
+    page.goto(run_page(address, run, "/system-metrics"))
+    page.get_by_text("system/cpu_utilization_percentage").first.wait_for()
+    page.screenshot(path=tmp_path / "system.png")
+
+
+def test_a_report_opens_inside_mlflow(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+    """In the sandboxed frame of the artifact viewer, without any request to a neighbour that is not there."""
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto(run_page(address, run, "/artifacts/reports/evaluate/index.html"))
+    frame = page.frame_locator("iframe")
+    frame.locator("h1").first.wait_for()
+    assert "accuracy" in frame.locator("body").inner_text()
+    pictures = frame.locator("img")
+    assert pictures.count() > 0
+    assert pictures.first.evaluate("image => image.complete && image.naturalWidth > 0")
+    page.screenshot(path=tmp_path / "report.png")
+    assert [url for url in failed if url.startswith(address)] == []
+
+
+def test_an_image_is_shown(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+    page.goto(run_page(address, run, "/model-metrics"))
+    page.get_by_text("worst_mistakes").first.wait_for()
+    picture = page.locator("img[src*='get-artifact'], img[src*='artifact'], img[src^='blob:']").first
+    picture.scroll_into_view_if_needed()
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.screenshot(path=tmp_path / "image.png")
