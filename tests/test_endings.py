@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests import tiny
+from stages.flight.record.names import STAGES
+from tests import strike, tiny
 
-FILLED_IN = ("validate", "augment", "train", "evaluate")
+FILLED_IN = ("ingest", "validate", "prepare", "augment", "train", "evaluate")
 
 
 def the_run(folder: Path) -> Any:
@@ -186,6 +187,51 @@ def test_a_dead_run_is_closed_from_its_own_record(clone: Path) -> None:
     assert "evaluate/accuracy" not in dead.data.metrics
     assert [run.info.status for run in runs.values()] == ["FINISHED"]
     assert (clone / "reports/diagnose/verdict.json").read_text() == verdict
+
+
+@pytest.mark.parametrize(
+    ("way", "stage", "delay_s"),
+    [
+        ("sys.exit(0)", "validate", 3),
+        ("os._exit(0)", "augment", 0.1),
+        ("address space", "validate", 2),
+        ("memory of the group", "train", 6),
+    ],
+)
+def test_endings_that_only_the_launcher_can_tell(clone: Path, tmp_path: Path, way: str, stage: str, delay_s: float) -> None:
+    """An exit that looks like success, and the two ways of running out of memory."""
+    if way == "memory of the group" and not strike.make_group():
+        pytest.skip("control groups of version 1 cannot be made here")
+    with (clone / f"stages/{stage}.py").open("a") as file:
+        file.write("# a remark\n")
+    folder, exit_code = strike.run(clone, tmp_path / "injection", stage, way, delay_s)
+    assert folder is not None, "the stage was over too soon"
+    run = the_run(clone)
+    status, kinds = strike.EXPECTED[way]
+    assert exit_code != 0
+    assert (run.info.status, run.data.tags["failure.stage"]) == (status, stage)
+    assert run.data.tags["failure.kind"] in kinds
+    assert run.data.tags["stage.diagnose"] == "not-reached"
+
+
+def test_two_experiments_of_a_queue(clone: Path) -> None:
+    """Two workers at once: two complete, separate runs."""
+    tiny.commit(clone, "lock")
+    for minimum in ("0.91", "0.92"):
+        tiny.run(clone, "dvc", "exp", "run", "--queue", "--name", f"gate-{minimum}", "-S", f"evaluate.gates.accuracy.min={minimum}")
+    tiny.run(clone, "dvc", "queue", "start", "-j", "2")
+    while any(state in tiny.run(clone, "dvc", "queue", "status").stdout for state in ("Queued", "Running")):
+        tiny.run(clone, "dvc", "queue", "logs", "--follow", f"gate-{minimum}", check=False)
+    tiny.wait_for_recorders(clone)
+    runs = tiny.mlflow_runs(clone)
+    assert {run.info.run_name for run in runs} == {f"gate-{x} (evaluate.gates.accuracy.min={x})" for x in ("0.91", "0.92")}
+    assert {run.data.tags["dvc.experiment"] for run in runs} == {"gate-0.91", "gate-0.92"}
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        states = [run.data.tags[f"stage.{stage}"] for stage in STAGES]
+        assert states == ["cached"] * 5 + ["ran"] * 2
+        assert {f"{stage}/" for stage in FILLED_IN} <= {name.split("/")[0] + "/" for name in run.data.metrics}
+        assert len(run.outputs.model_outputs) == 1
 
 
 def test_dvc_killed_between_two_stages(clone: Path) -> None:

@@ -74,8 +74,8 @@ def test_what_a_person_sees_at_a_glance(trained: Path, recorded: Any) -> None:
     """Load of the machine, images, and the model as the champion, since its gates passed and it is the first."""
     assert recorded.data.metrics["system/stage_memory_usage_megabytes"] > 1
     assert "system/cpu_utilization_percentage" in recorded.data.metrics
-    images = {Path(item.path).name.split("%")[0] for item in client(trained).list_artifacts(recorded.info.run_id, "images")}
-    assert images == {"training_images", "augmented_images", "worst_mistakes"}
+    previews = {Path(item.path).name for item in client(trained).list_artifacts(recorded.info.run_id, "previews")}
+    assert previews == {"training_images.png", "augmented_images.png", "worst_mistakes.png"}
     champion = client(trained).get_model_version_by_alias("flight-recorder", "champion")
     assert champion.run_id == recorded.info.run_id
     assert recorded.data.tags["champion"] == f"yes: version {champion.version}"

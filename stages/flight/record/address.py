@@ -23,7 +23,7 @@ def tracking_uri(root: Path) -> str:
 
 def fault(uri: str) -> str | None:
     """Why nothing can ever be shipped to this address, and what would be right; None if it may work."""
-    scheme, _, driver = urlsplit(uri).scheme.partition("+")
+    scheme, _, driver = (uri if uri in SERVERS else urlsplit(uri).scheme).partition("+")  # `databricks` is a whole address
     if scheme in ("http", "https"):
         return None if urlsplit(uri).hostname else "it names no host. Expected: http://host:5000"
     if scheme in ("", "file"):

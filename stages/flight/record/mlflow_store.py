@@ -221,7 +221,6 @@ class Store:
         self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
         self._delete_duplicates()
         self._log_artifacts(records, ending)
-        self._log_images()
         if (self.folder / "model/input_example.npy").is_file():
             from stages.flight.record import mlflow_model
 
@@ -254,7 +253,7 @@ class Store:
         self._client.log_inputs(self._run_id, inputs)
 
     def _log_artifacts(self, records: list[dict[str, Any]], ending: dict[str, Any]) -> None:
-        for folder in ("reports", "diagnosis"):
+        for folder in ("reports", "diagnosis", "previews"):
             if (self.folder / folder).is_dir():
                 self._client.log_artifacts(self._run_id, str(self.folder / folder), folder)
         for name in (journal.FILE_NAME, "params.yaml", "dvc.lock", "changes.patch"):
@@ -266,13 +265,6 @@ class Store:
         self._client.log_dict(self._run_id, {**environment, "stages": found}, f"{names.ARTIFACT_RECORD}/environment.json")
         if ending["failure"] and ending["failure"]["traceback"]:
             self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
-
-    def _log_images(self) -> None:
-        """Previews, as images that MLflow shows in its grid; each has a random name there, so one that has arrived is not sent again."""
-        arrived = [item.path for item in self._client.list_artifacts(self._run_id, "images")]
-        for path in sorted((self.folder / "previews").glob("*.png")):
-            if not any(Path(known).name.startswith(f"{path.stem}%") for known in arrived):
-                self._client.log_image(self._run_id, mlflow.Image(str(path)), key=path.stem, step=0, synchronous=True)
 
 
 def close_lost(uri: str, experiment: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,7 @@
-"""Pictures of a run for MLflow's image grid: what it trained on, how that was changed, and its worst mistakes."""
+"""Pictures of a run: what it trained on, how that was changed, and its worst mistakes.
+
+Artifacts, not MLflow's images by key: its cards for those hide the picture below a list of all parameters.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from stages.shared.params import AugmentParams
 MAX_ROWS, NUM_COLUMNS = 12, 8
 TILE_PX, GAP_PX, CAPTION_PX, FONT_PX = 96, 6, 20, 13
 PAPER, INK = (255, 255, 255), (28, 37, 48)
-LONGEST_CAPTION = 13
+LONGEST_CAPTION = 15
 
 Tile = tuple[str, NDArray[np.uint8]]
 
@@ -47,16 +50,13 @@ def _training_images(train_set: prepared.Prepared) -> list[list[Tile]]:
 
 
 def _mistakes(test_set: prepared.Prepared, predictions: Path) -> list[Tile]:
-    """The mistakes that the model was surest of: what it answered, under what it should have said."""
+    """The mistakes that the model was surest of: what it said, under what it should have said."""
     with predictions.open(encoding="utf-8", newline="") as file:
         rows = [(float(row["probability"]), number, row) for number, row in enumerate(csv.DictReader(file))]
     wrong = sorted((item for item in rows if item[2]["actual"] != item[2]["predicted"]), key=lambda item: (-item[0], item[1]))
     wrong = wrong[: 3 * NUM_COLUMNS]
     images = test_set.gather(np.array([number for _, number, _ in wrong], np.int64))
-    return [
-        (f"{row['actual'][:LONGEST_CAPTION]}\nno {row['predicted'][: LONGEST_CAPTION - 3]}", image)
-        for (_, _, row), image in zip(wrong, images, strict=True)
-    ]
+    return [(f"{row['actual']}\nsaid {row['predicted']}", image) for (_, _, row), image in zip(wrong, images, strict=True)]
 
 
 def _save(rows: Sequence[Sequence[Tile]], path: Path) -> None:

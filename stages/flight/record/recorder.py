@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 
 from stages.flight.record import capture, journal, recorder_process
-from stages.flight.record.closing import close, close_barely, diagnose, keep_cached, keep_reports
+from stages.flight.record.closing import close, close_barely, diagnose, plain_params
+from stages.flight.record.keeping import keep_cached, keep_reports
 from stages.flight.record.session import Identity
 from stages.flight.record.system import SystemSampler
 from stages.flight.runs import naming
@@ -108,7 +109,7 @@ class Recorder:
                 shutil.copyfile(self.workspace / "dvc.lock", self.folder / "dvc.lock")
                 self._lock_time = changed
                 if self.is_temporary:
-                    keep_cached(self.workspace, self.folder, self._kept)
+                    keep_cached(self.workspace, self.folder, plain_params(self.folder), self._kept)
 
     def _end_orphan(self, running: dict[str, Any], cause: str, kind: str) -> None:
         """SIGTERM to the launcher, which passes it on and records the end; then to the stage's group; then SIGKILL."""

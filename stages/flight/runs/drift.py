@@ -44,6 +44,12 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def metrics(found: dict[str, Any]) -> dict[str, float]:
+    """The counts and indices by name, for curves over the runs."""
+    counts = {name.replace(" ", "_"): float(change["count"]) for name, change in found["changes"].items()}
+    return counts | {f"psi/{measure['name']}": measure["psi"] for measure in found["measures"]}
+
+
 def write(found: dict[str, Any], names: Sequence[str], folder: Path) -> None:
     """summary.json and the page; ``names`` are those of the run before and of this one."""
     files.write_json(folder / "summary.json", found)

@@ -1,0 +1,77 @@
+"""Copies of what stages leave, in the run's folder, which the next run does not touch."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.flight.record import lock, previews
+from stages.shared import paths
+
+REPORTS, MODEL, PREVIEWS = "reports", "model", "previews"
+MODEL_OUT = str(paths.MODEL)
+TRAIN_STAGE = "train"
+
+
+def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
+    """Copy what a stage left for people (and the model) into the run's folder, which the next run does not touch."""
+    copies = {f"{REPORTS}/{stage}": folder / REPORTS / stage}
+    if stage == TRAIN_STAGE:
+        copies[MODEL_OUT] = folder / MODEL
+    for source, target in copies.items():
+        beside = target.with_name(f".{target.name}")
+        for stale in (beside, target):
+            shutil.rmtree(stale, ignore_errors=True)
+        if (workspace / source).is_dir():
+            # All or nothing: DVC may take the folder away at this moment.
+            with contextlib.suppress(OSError, shutil.Error):
+                shutil.copytree(workspace / source, beside)
+                beside.rename(target)
+            shutil.rmtree(beside, ignore_errors=True)
+    # What is wrong with the files of a stage that failed costs its pictures alone.
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        if stage == TRAIN_STAGE and (folder / MODEL).is_dir():
+            first_shard = workspace / "data/prepared/test/images-00000.npy"
+            np.save(folder / MODEL / "input_example.npy", np.load(first_shard, mmap_mode="r")[:1])
+        if stage == "validate":
+            _keep_manifest(workspace, folder)
+        previews.write(stage, workspace, folder / PREVIEWS)
+
+
+def _keep_manifest(workspace: Path, folder: Path) -> None:
+    """Copy the manifest to where runs with the same one share it; named by DVC's hash."""
+    kept = _manifest_path(folder, lock.md5(workspace / paths.MANIFEST))
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.{folder.name}")
+        shutil.copyfile(workspace / paths.MANIFEST, beside)
+        beside.rename(kept)
+
+
+def kept_manifest(folder: Path, made: dict[str, dict[str, str]]) -> Path | None:
+    """The copy of the manifest among the outs that a run made, if there is one."""
+    md5 = made.get("validate", {}).get(str(paths.MANIFEST))
+    path = _manifest_path(folder, md5) if md5 else None
+    return path if path is not None and path.is_file() else None
+
+
+def _manifest_path(folder: Path, md5: str) -> Path:
+    return folder.parent.parent / "manifests" / f"{md5}.parquet"
+
+
+def keep_cached(workspace: Path, folder: Path, params: dict[str, Any], kept: set[str]) -> None:
+    """Keep the reports of stages that DVC has skipped so far, as far as they are those of the present code and parameters."""
+    locked = lock.read_stages(folder / "dvc.lock")
+    for stage in lock.up_to_date(locked, params, workspace):
+        if stage not in kept and outs_are_as_locked(locked[stage], workspace):
+            keep_reports(workspace, folder, stage)
+
+
+def outs_are_as_locked(entry: dict[str, Any], workspace: Path) -> bool:
+    """Whether the reports and the model of a stage are those that dvc.lock names: a skipped stage leaves stale ones."""
+    reports = [out for out in entry.get("outs", []) if out["path"].startswith((f"{REPORTS}/", MODEL_OUT))]
+    return all((workspace / out["path"]).exists() and lock.md5(workspace / out["path"]) == out["md5"] for out in reports)

@@ -1,0 +1,56 @@
+"""A run shared through a DVC remote and a git remote is whole in a colleague's clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.flight.record import journal, lock
+from stages.flight.runs.share import RECORD_FOLDER
+from tests import tiny
+
+
+@pytest.fixture
+def recorded(clone: Path) -> str:
+    """The id of a run with an uncommitted change."""
+    (clone / "notes.txt").write_text("password = 'hunter22hunter'\n")
+    tiny.run(clone, "python", "-m", "stages", "augment")
+    tiny.wait_for_recorders(clone)
+    return next(clone.glob(".flight/runs/*/")).name
+
+
+def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) -> None:
+    tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
+    tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
+    tiny.run(clone, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    before = tiny.run(clone, "git", "status", "--porcelain").stdout, tiny.run(clone, "git", "rev-parse", "HEAD").stdout
+    told = tiny.run(clone, "flight", "share", "latest").stdout
+    assert (tiny.run(clone, "git", "status", "--porcelain").stdout, tiny.run(clone, "git", "rev-parse", "HEAD").stdout) == before
+    tiny.run(tmp_path, "git", "clone", "-q", "remote.git", "colleague")
+    colleague = tmp_path / "colleague"
+    for line in told.splitlines()[-2:]:  # what it says that a colleague types
+        tiny.run(colleague, "sh", "-c", line)
+    folder = tmp_path / recorded
+    locked = YAML(typ="safe").load(clone / "dvc.lock")["stages"]["ingest"]["outs"]
+    assert {out["path"]: lock.md5(folder / out["path"]) for out in locked} == {out["path"]: out["md5"] for out in locked}
+    assert (folder / "notes.txt").read_text() == (clone / "notes.txt").read_text()
+    assert (folder / "params.yaml").read_bytes() == (clone / "params.yaml").read_bytes()
+    records = journal.read_run(folder / RECORD_FOLDER)
+    assert records[0]["id"] == recorded
+    assert records[-1]["type"] == "end"
+    assert tiny.run(clone, "flight", "share", recorded, "--json").stdout.startswith("{"), "a second time changes nothing"
+
+
+def test_what_is_missing_is_told(clone: Path, recorded: str, tmp_path: Path) -> None:
+    without_git_remote = tiny.run(clone, "flight", "share", recorded, check=False)
+    assert without_git_remote.returncode == 2
+    assert "git remote add origin" in without_git_remote.stderr
+    tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
+    tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
+    without_dvc_remote = tiny.run(clone, "flight", "share", recorded, check=False)
+    assert without_dvc_remote.returncode == 2
+    assert "dvc remote add --default" in without_dvc_remote.stderr
+    assert "Traceback" not in without_dvc_remote.stderr
+    assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""
