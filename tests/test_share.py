@@ -26,7 +26,11 @@ def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) 
     tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
     tiny.run(clone, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     before = tiny.run(clone, "git", "status", "--porcelain").stdout, tiny.run(clone, "git", "rev-parse", "HEAD").stdout
-    told = tiny.run(clone, "flight", "share", "latest").stdout
+    refused = tiny.run(clone, "flight", "share", "latest", check=False)
+    assert refused.returncode == 2
+    assert "looks like a secret, in notes.txt" in refused.stderr
+    assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""
+    told = tiny.run(clone, "flight", "share", "--with-secrets", "latest").stdout
     assert (tiny.run(clone, "git", "status", "--porcelain").stdout, tiny.run(clone, "git", "rev-parse", "HEAD").stdout) == before
     tiny.run(tmp_path, "git", "clone", "-q", "remote.git", "colleague")
     colleague = tmp_path / "colleague"
@@ -40,7 +44,7 @@ def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) 
     records = journal.read_run(folder / RECORD_FOLDER)
     assert records[0]["id"] == recorded
     assert records[-1]["type"] == "end"
-    assert tiny.run(clone, "flight", "share", recorded, "--json").stdout.startswith("{"), "a second time changes nothing"
+    assert tiny.run(clone, "flight", "share", recorded, "--with-secrets", "--json").stdout.startswith("{"), "a second time changes nothing"
 
 
 def test_what_is_missing_is_told(clone: Path, recorded: str, tmp_path: Path) -> None:
@@ -49,7 +53,7 @@ def test_what_is_missing_is_told(clone: Path, recorded: str, tmp_path: Path) -> 
     assert "git remote add origin" in without_git_remote.stderr
     tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
     tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
-    without_dvc_remote = tiny.run(clone, "flight", "share", recorded, check=False)
+    without_dvc_remote = tiny.run(clone, "flight", "share", recorded, "--with-secrets", check=False)
     assert without_dvc_remote.returncode == 2
     assert "dvc remote add --default" in without_dvc_remote.stderr
     assert "Traceback" not in without_dvc_remote.stderr

@@ -56,18 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     why = commands.add_parser("why", help="verdict, evidence and fix of a run; exit code 1 for any verdict but healthy")
     why.add_argument("run", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default latest)")
     why.set_defaults(command=show_why)
-    which = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
-    which.set_defaults(command=show_which)
-    sync = commands.add_parser(
-        "sync", help="finish the records of dead processes, ship what has not reached MLflow; exit code 1 if something is left"
-    )
-    sync.set_defaults(command=show_sync)
-    share = commands.add_parser(
-        "share", help="push what a colleague needs to replay a run: images to the DVC remote, code and record to the git remote"
-    )
-    share.add_argument("run", metavar="RUN", help=RUN_HELP)
-    share.set_defaults(command=show_share)
-    for command in (runs, why, which, sync, share):
+    made = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
+    made.set_defaults(command=show_which)
+    shipped = commands.add_parser("sync", help="finish dead runs, ship what has not reached MLflow; exit code 1 if something is left")
+    shipped.set_defaults(command=show_sync)
+    shared = commands.add_parser("share", help="push what a colleague needs to replay a run: images by DVC, code and record by git")
+    shared.add_argument("run", metavar="RUN", help=RUN_HELP)
+    shared.add_argument("--with-secrets", action="store_true", help="even if uncommitted code holds what looks like a password or key")
+    shared.set_defaults(command=show_share)
+    for command in (runs, why, made, shipped, shared):
         command.add_argument("--json", action="store_true", help="one JSON value on standard output")
     return parser
 
@@ -151,7 +148,7 @@ def show_sync(options: argparse.Namespace) -> int:
 
 def show_share(options: argparse.Namespace) -> int:
     """`flight share`."""
-    answer = share(find(_recorded(), options.run), find_root(Path.cwd()))
+    answer = share(find(_recorded(), options.run), find_root(Path.cwd()), with_secrets=options.with_secrets)
     if options.json:
         _print_json(answer)
         return NOTHING_WRONG

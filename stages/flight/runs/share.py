@@ -23,11 +23,12 @@ class ShareError(Exception):
     """The run cannot be shared; the message says what is missing and what to type."""
 
 
-def share(run: Run, root: Path) -> dict[str, Any]:
+def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
     """Push the run's frozen images and its code with the record.
 
     Raises:
-        ShareError: if a remote, the captured code or the images are missing, or a push is refused.
+        ShareError: if a remote, the captured code or the images are missing, a push is refused, or the uncommitted part
+            of the code holds what looks like a secret.
     """
     git_remote, ref = _git_remote(root), REF_PREFIX + run.id
     if run.commit is None:
@@ -35,22 +36,28 @@ def share(run: Run, root: Path) -> dict[str, Any]:
     if "ingest" not in run.made:
         raise ShareError(f"run {run.id} ended before it had any images, so there is nothing to run it on. Type: flight why {run.id}")
     commit = _seal(run, root, ref)
+    if not with_secrets and (holding := _files_with_secrets(str(run.commit), root)):
+        raise ShareError(
+            f"code of run {run.id} that was not committed holds what looks like a secret, in {', '.join(holding)}. "
+            f"Move it to a file that git ignores and run again; or, if it is none, type: flight share --with-secrets {run.id}"
+        )
     num_pushed = _push_data(commit, root)
     _git(root, "push", "--quiet", "--force", git_remote, f"{commit}:{ref}")
     return {"run_id": run.id, "ref": ref, "commit": commit, "git_remote": git_remote, "num_files_pushed": num_pushed}
 
 
 def _seal(run: Run, root: Path, ref: str) -> str:
-    """A commit on top of the captured code, with the dvc.lock and params.yaml that the run ended with, and its record, secrets masked."""
+    """A commit on top of the captured code: the dvc.lock that the run ended with, where the images are, and the record, secrets masked."""
     head = _git(root, "rev-parse", "--verify", "--quiet", f"{run.commit}^{{commit}}", or_else="")
     if not head:
         raise ShareError(f"git no longer has the code of run {run.id} ({run.commit}). A colleague may: git fetch {_git_remote(root)} {ref}")
+    whole = {"dvc.lock": run.folder / "dvc.lock", "params.yaml": run.folder / "params.yaml", ".dvc/config": root / ".dvc/config"}
     record = {f"{RECORD_FOLDER}/{name}": run.folder / name for name in (journal.FILE_NAME, journal.OPENING_NAME, "diagnosis/verdict.json")}
     prefix = _git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory() as temporary:
         own = {**IDENTITY, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
         _git(root, "read-tree", head, own=own)
-        for name, path in {"dvc.lock": run.folder / "dvc.lock", "params.yaml": run.folder / "params.yaml", **record}.items():
+        for name, path in {**whole, **record}.items():
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
                 shared = mask(text) if name in record else text
@@ -58,6 +65,14 @@ def _seal(run: Run, root: Path, ref: str) -> str:
                 _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
         tree = _git(root, "write-tree", own=own)
         return _git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
+
+
+def _files_with_secrets(commit: str, root: Path) -> list[str]:
+    """Of the files that the run had and its commit had not, those in which something would be masked."""
+    compare = ("diff-tree", "--root", "--no-commit-id", "-r")
+    names = _git(root, *compare, "--name-only", "--diff-filter=d", commit).splitlines()
+    added = {name: _git(root, *compare, "-p", "--unified=0", commit, "--", f":(top,literal){name}") for name in names}
+    return [name for name, patch in added.items() if mask(patch) != patch]
 
 
 def _push_data(commit: str, root: Path) -> int:
