@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -92,25 +93,22 @@ def mlflow(
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A new PostgreSQL cluster; yields the address of its database."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     assert binaries, "this test needs PostgreSQL. Type: apt-get install postgresql"
-    folder.mkdir(parents=True)
     port = free_port()
-    # PostgreSQL refuses to run as root.
+    # PostgreSQL refuses to run as root, and its user cannot enter pytest's folders.
     as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.getuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, "postgres")
-    subprocess.run(
-        [*as_user, str(binaries[-1] / "initdb"), "-D", str(folder / "data"), "-U", "mlflow", "--auth", "trust"],
-        check=True,
-        cwd="/",
-        capture_output=True,
-    )
-    command = [*as_user, str(binaries[-1] / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
-    with running(command, port, folder):
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if as_user:
+            shutil.chown(folder, "postgres")
+        make = [*as_user, str(binaries[-1] / "initdb"), "-D", str(folder / "data"), "-U", "mlflow", "--auth", "trust"]
+        subprocess.run(make, check=True, cwd=folder, capture_output=True)
+        serve = [*as_user, str(binaries[-1] / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
+        with running([*serve, "-h", "127.0.0.1"], port, folder):
+            yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def test_postgresql_s3_and_passwords(clone: Path, tmp_path: Path, monkeypatch: p
     port = servers.free_port()
     uri = f"http://127.0.0.1:{port}"
     configuration = tmp_path / "auth.ini"
-    with servers.postgresql(tmp_path / "postgresql") as database, servers.s3(tmp_path / "s3") as store:
+    with servers.postgresql() as database, servers.s3(tmp_path / "s3") as store:
         configuration.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{tmp_path / 'auth.db'}\n")
         environment = {
             **store,

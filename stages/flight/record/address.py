@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 SQLITE = "sqlite:///"
-# Scheme of a database → the packages of which SQLAlchemy takes the first one by default, or as named after the plus sign.
-DRIVERS = {"sqlite": "sqlite3", "postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+DATABASES = ("postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc")
 
 
@@ -23,22 +21,33 @@ def tracking_uri(root: Path) -> str:
 
 def fault(uri: str) -> str | None:
     """Why nothing can ever be shipped to this address, and what would be right; None if it may work."""
-    scheme, _, driver = (uri if uri in SERVERS else urlsplit(uri).scheme).partition("+")  # `databricks` is a whole address
+    scheme = (uri if uri in SERVERS else urlsplit(uri).scheme).split("+")[0]  # `databricks` is a whole address
     if scheme in ("http", "https"):
         return None if urlsplit(uri).hostname else "it names no host. Expected: http://host:5000"
     if scheme in ("", "file"):
         allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
         return None if allowed else f"MLflow no longer writes to a folder. Expected: {SQLITE}mlflow.db, or http://host:5000"
-    if scheme in DRIVERS:
-        package = driver or DRIVERS[scheme]
-        if importlib.util.find_spec(package) is None:
-            return f"the package {package} is not installed. Ship through a server (http://host:5000), or install it"
-        return _fault_of_file(uri) if scheme == "sqlite" else None
+    if scheme == "sqlite":
+        return _fault_of_file(uri)
+    if scheme in DATABASES:
+        return _fault_of_driver(uri)
     plugins = {point.name for point in importlib.metadata.entry_points(group="mlflow.tracking_store")}
     if scheme in SERVERS or scheme in plugins:
         return None
-    known = ", ".join(f"{name}://" for name in (*SERVERS, *DRIVERS))
+    known = ", ".join(f"{name}://" for name in (*SERVERS, *DATABASES, "sqlite"))
     return f"MLflow knows no address that begins with {scheme}:. Expected one of {known}"
+
+
+def _fault_of_driver(uri: str) -> str | None:
+    """Which package SQLAlchemy, and so MLflow, lacks for the database."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ImportError, SQLAlchemyError) as error:
+        return f"{error}. Ship through a server (http://host:5000), or install the database's package"
+    return None
 
 
 def _fault_of_file(uri: str) -> str | None:
