@@ -31,7 +31,7 @@ SIGNAL_EXIT_OFFSET = 128
 STDERR_TIMEOUT_S = 2.0
 # The recorder copies a stage's reports from a temporary folder, which DVC then deletes.
 KEEPING_TIMEOUT_S = 20.0
-PROBLEM_TOLD = ".problem-told"
+TOLD = ".told"
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
         recorder_process.tell_verdict(run.folder, stage)
     if Path.cwd() != root:
         recorder_process.wait_until(lambda: _is_kept(run.folder, stage), KEEPING_TIMEOUT_S)
-    recorder_process.tell_problem(run.folder, PROBLEM_TOLD)
+    recorder_process.tell_problem(run.folder, TOLD)
     return exit_code
 
 
@@ -82,7 +82,7 @@ def _open_run(run: session.Session, root: Path, stage: str) -> None:
             f"\nMLFLOW_TRACKING_URI is {mask(uri)}, and nothing can be shipped there: {fault}.\n"
             f"The run is recorded in {run.folder} all the same. Correct the variable, then type: flight sync\n\n"
         )
-        (run.folder / PROBLEM_TOLD).touch()
+        (run.folder / f"{TOLD}-problem").touch()
 
 
 def _is_kept(folder: Path, stage: str) -> bool:

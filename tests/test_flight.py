@@ -97,6 +97,8 @@ def test_a_run_can_be_asked_for_once(clone: Path) -> None:
     second, first = (json.loads(path.read_text()) for path in sorted(clone.glob(".flight/runs/*/mlflow.json"), reverse=True))
     assert first["run_id"] == asked != second["run_id"]
     assert first["complete"] is second["complete"] is True
+    assert first["notice"] is None
+    assert f"FLIGHT_RUN_ID is {asked}, but it holds the record of" in second["notice"]
     runs = tiny.mlflow_runs(clone)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.tags["flight.id"] for run in runs}) == 2

@@ -87,7 +87,7 @@ def test_another_machines_live_run_is_left_alone(clone: Path) -> None:
 def test_on_a_shared_store_only_the_silent_are_closed(tmp_path: Path) -> None:
     import mlflow
 
-    from stages.flight.record.mlflow_store import close_lost
+    from stages.flight.record.mlflow_lost_runs import close_lost
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import getpass
-import hashlib
 import json
 import logging
 import os
@@ -39,7 +38,7 @@ from mlflow.exceptions import MlflowException
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # MLflow's limits for one request (mlflow/utils/validation.py).
-MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MAX_NAME_LENGTH = 1000, 100, 100, 6000, 8000, 250
+MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 100, 6000, 8000
 # Split → what MLflow calls its use.
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
@@ -89,7 +88,7 @@ class Store:
             raise self._as_store_error(error) from error
 
     def _as_store_error(self, error: Exception) -> StoreError:
-        problem = mask(f"{self._uri} did not take the run ({type(error).__name__}: {_short(str(error))})")
+        problem = mask(f"{self._uri} did not take the run ({type(error).__name__}: {reason_of(str(error))})")
         recorder_process.remember(self.folder, problem=problem)
         return StoreError(problem)
 
@@ -158,9 +157,13 @@ class Store:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            sys.stderr.write(f"FLIGHT_RUN_ID {asked} is not a run of {mask(self._uri)}\n")
-            return False
-        return holds in (None, self._opening["id"])
+            return self._refuse(asked, "there is no such run")
+        return holds in (None, self._opening["id"]) or self._refuse(asked, f"it holds the record of {holds}")
+
+    def _refuse(self, asked: str, reason: str) -> bool:
+        notice = f"FLIGHT_RUN_ID is {asked}, but {reason}, so this run has one of its own"
+        recorder_process.remember(self.folder, notice=notice)
+        return False
 
     def _experiment(self) -> str:
         name = self._opening["mlflow_experiment"]
@@ -183,12 +186,12 @@ class Store:
             values = read_yaml(self.folder / "params.yaml")
         except ParamsError:
             return  # the run fails for that very reason, and says so
-        shown = {_valid_name(name): "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
+        shown = {names.valid(name): "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
         self._log("params", [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()], MAX_PARAMS)
 
     def _log_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         metrics = [
-            Metric(_valid_name(names.metric(record["stage"], name)), float(value), _milliseconds(record["time"]), record["step"] or 0)
+            Metric(names.valid(names.metric(record["stage"], name)), float(value), _milliseconds(record["time"]), record["step"] or 0)
             for record in records
             if record["type"] == "metrics"
             for name, value in record["values"].items()
@@ -267,32 +270,6 @@ class Store:
             self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
 
 
-def close_lost(uri: str, experiment: str) -> tuple[list[str], list[str]]:
-    """Mark as KILLED the runs of other machines that have shown no life for LOST_AFTER_S; returns their names, and those still waited for.
-
-    Raises:
-        StoreError: if MLflow does not answer.
-    """
-    try:
-        client = mlflow.MlflowClient(uri)
-        known = client.get_experiment_by_name(experiment)
-        running = client.search_runs([known.experiment_id], "attributes.status = 'RUNNING'") if known else []
-        closed, silent = [], []
-        for run in running:
-            beat = run.data.tags.get(names.TAG_HEARTBEAT, "")
-            silence_s = time.time() - float(beat) if beat.isdigit() else 0.0
-            if silence_s > recorder_process.LOST_AFTER_S:
-                tags = {names.TAG_FAILURE_KIND: "lost", names.TAG_DESCRIPTION: f"lost: no sign of life since {time.ctime(float(beat))}"}
-                client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-                client.set_terminated(run.info.run_id, "KILLED", int(beat) * 1000)
-                closed.append(run.info.run_name)
-            elif silence_s > 10 * recorder_process.HEARTBEAT_S:
-                silent.append(run.info.run_name)
-    except Exception as error:  # as in Store.ship
-        raise StoreError(mask(f"{uri}: {type(error).__name__}: {_short(str(error))}")) from error
-    return closed, silent
-
-
 def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
     """What the newest records change in how the run is shown; the last one counts."""
     tags: dict[str, str] = {}
@@ -304,7 +281,7 @@ def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
     return tags
 
 
-def _short(text: str) -> str:
+def reason_of(text: str) -> str:
     """The innermost reason that an error of the network names, or its first line."""
     reason = re.findall(r"(?:\[Errno -?\d+\] [\w ]+|timed out|Name or service not known)", text)
     return reason[-1] if reason else text.split("\n")[0][:300]
@@ -315,14 +292,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return str(os.getuid())
-
-
-def _valid_name(name: str) -> str:
-    """A name that MLflow takes for a metric or parameter; a long one ends in its own hash, so that two stay apart."""
-    valid = re.sub(r"[^\w\-./ :]", "_", name, flags=re.ASCII)
-    if valid == name and len(name) <= MAX_NAME_LENGTH:
-        return name
-    return f"{valid[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _make_database(path: Path, lock: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
+MAX_NAME_LENGTH = 250  # MLflow's (mlflow/utils/validation.py)
+
 STAGES = ("ingest", "validate", "prepare", "augment", "train", "evaluate", "diagnose")
 
 DEFAULT_EXPERIMENT = "flight-recorder"
@@ -38,3 +43,11 @@ def stage_tag(stage: str) -> str:
 def metric(stage: str, name: str) -> str:
     """MLflow groups charts by the part before the slash."""
     return f"{stage}/{name}"
+
+
+def valid(name: str) -> str:
+    """A name that MLflow takes for a metric or parameter; a long one ends in its own hash, so that two stay apart."""
+    valid = re.sub(r"[^\w\-./ :]", "_", name, flags=re.ASCII)
+    if valid == name and len(name) <= MAX_NAME_LENGTH:
+        return name
+    return f"{valid[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

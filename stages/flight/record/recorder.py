@@ -57,6 +57,7 @@ class Recorder:
         # What an earlier recorder has kept must not be replaced by what lies in the workspace now.
         self._kept = {record["stage"] for record in self.records if record["type"] == "kept"}
         self._lock_time = 0.0
+        self._is_named = any(record["type"] == "name" for record in self.records)
         self._sampler = SystemSampler()
         self._num_samples = sum(1 for record in self.records if record.get("stage") == "system")
         self._next_sample = self._next_sign = 0.0
@@ -161,10 +162,9 @@ class Recorder:
 
     def _name(self) -> None:
         """Name the run by what is new in it, as soon as the launcher has captured its parameters and code."""
-        types = {record["type"] for record in self.records}
-        if "capture" in types and "name" not in types:
+        if not self._is_named and any(record.get("part") == "workspace" for record in self.records):
             self.log.write("name", name=naming.name(self.folder, self.records))
-            self._read()
+            self._is_named = True
 
     def _sample_system(self, running: dict[str, Any] | None) -> None:
         if running is None or time.monotonic() < self._next_sample:

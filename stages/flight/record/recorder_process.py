@@ -84,11 +84,11 @@ def is_live(opening: dict[str, Any], folder: Path) -> bool:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """What is known of the run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``uri``, ``problem`` (or None)."""
+    """What is known of the run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``uri``, ``problem`` and ``notice`` in words."""
     found = None
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-    empty = {"run_id": None, "offset": 0, "complete": False, "uri": None, "problem": None}
+    empty = {"run_id": None, "offset": 0, "complete": False, "uri": None, "problem": None, "notice": None}
     return {**empty, **found} if isinstance(found, dict) else empty
 
 
@@ -146,8 +146,10 @@ def tell_verdict(folder: Path, stage: str) -> None:
 
 
 def tell_problem(folder: Path, told: str) -> None:
-    """Say once in a run why it does not arrive in MLflow; ``told`` is the file that remembers it."""
-    problem = state(folder)["problem"]
-    if problem and not (folder / told).exists():
-        (folder / told).touch()
-        sys.stderr.write(f"\nMLflow: {problem}\nNothing is lost: the record is in {folder}, and flight sync ships it later.\n")
+    """Say once in a run why it does not arrive in MLflow as asked; files with the name ``told`` remember what has been said."""
+    found = state(folder)
+    safe = f"Nothing is lost: the record is in {folder}, and flight sync ships it later."
+    for kind, text in {"problem": f"{found['problem']}.\n{safe}", "notice": f"{found['notice']}."}.items():
+        if found[kind] and not (folder / f"{told}-{kind}").exists():
+            (folder / f"{told}-{kind}").touch()
+            sys.stderr.write(f"\nMLflow: {text}\n")

@@ -61,7 +61,8 @@ def _close_lost(root: Path, failed: dict[str, str], tell: Callable[[str], None])
     uri = address.tracking_uri(root)
     if uri.startswith(address.SQLITE) or uri in failed or address.fault(uri):
         return [], []
-    from stages.flight.record.mlflow_store import StoreError, close_lost
+    from stages.flight.record.mlflow_lost_runs import close_lost
+    from stages.flight.record.mlflow_store import StoreError
 
     try:
         return close_lost(uri, os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
