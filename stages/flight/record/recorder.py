@@ -163,8 +163,8 @@ class Recorder:
     def _name(self) -> None:
         """Name the run by what is new in it, as soon as the launcher has captured its parameters and code."""
         if not self._is_named and any(record.get("part") == "workspace" for record in self.records):
-            self.log.write("name", name=naming.name(self.folder, self.records))
             self._is_named = True
+            _despite_errors(lambda: self.log.write("name", name=naming.name(self.folder, self.records)))
 
     def _sample_system(self, running: dict[str, Any] | None) -> None:
         if running is None or time.monotonic() < self._next_sample:
