@@ -43,7 +43,12 @@ def main() -> int:
     received: list[int] = []
     for number in FORWARDED:
         signal.signal(number, lambda number, frame: received.append(number))  # until there is a stage to pass it on to
-    run, root = session.join(), session.records_root()
+    root = session.records_root()
+    try:
+        run = session.join()
+    except session.DvcEndedError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     if run.is_new:
         recorder_process.take_up(run.folder.parent, root)
         _open_run(run, root, stage)
@@ -51,7 +56,7 @@ def main() -> int:
     log = Journal(run.folder)
     if run.is_new:
         log.write("capture", **capture.workspace(Path.cwd(), run.folder))
-    exit_code = _run(stage, run.folder, log, received)
+    exit_code = _run(stage, run, log, received)
     if exit_code != 0:
         recorder_process.tell_verdict(run.folder, stage)
     if Path.cwd() != root:
@@ -91,7 +96,7 @@ def _is_kept(folder: Path, stage: str) -> bool:
     return is_kept or not recorder_process.is_alive(folder)
 
 
-def _run(stage: str, folder: Path, log: Journal, received: list[int]) -> int:
+def _run(stage: str, run: session.Session, log: Journal, received: list[int]) -> int:
     started = time.monotonic()
     child: subprocess.Popen[bytes] | None = None
 
@@ -108,19 +113,21 @@ def _run(stage: str, folder: Path, log: Journal, received: list[int]) -> int:
     # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
     child = subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],
-        env={**os.environ, RUN_FOLDER_VARIABLE: str(folder)},
+        env={**os.environ, RUN_FOLDER_VARIABLE: str(run.folder)},
         process_group=0,
         stderr=stderr.writing_end,
     )
-    for early in received:  # came before there was a child
-        child.send_signal(early)
     me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
     log.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
+    if run.anchor.process() is None:  # and its recorder with it, perhaps, before it could see the stage
+        received.append(signal.SIGTERM)
+    for early in received:  # came before there was a child
+        child.send_signal(early)
     code = child.wait()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)  # workers that a killed stage has left
     last_lines = stderr.finish(timeout_s=STDERR_TIMEOUT_S)
-    ending = _ending(code, is_done=_is_done(folder, stage, child.pid))
+    ending = _ending(code, is_done=_is_done(run.folder, stage, child.pid))
     log.write(
         "stage-end",
         stage=stage,

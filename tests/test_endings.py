@@ -131,7 +131,7 @@ def test_sigkill_of_the_launcher(clone: Path) -> None:
     run = the_run(clone)
     assert run.info.status == "KILLED"
     assert run.data.tags["failure.stage"] == "train"
-    assert run.data.tags["failure.kind"] == "terminated"
+    assert run.data.tags["failure.kind"] == "killed"
 
 
 def test_sigkill_of_the_recorder(clone: Path) -> None:

@@ -33,9 +33,9 @@ ORPHAN = {"type": "orphan", "stage": "train", "cause": "dvc ended", "kind": "ter
         ([ending(signal=9)], "killed", "ended by SIGKILL", "KILLED"),
         ([ending(signal=9, oom_kills=1)], "out-of-memory", "the system killed it", "FAILED"),
         (
-            [told("exception", "BrokenPool", "died"), ending(exit_code=1, oom_kills=1)],
-            "out-of-memory",
-            "BrokenPool",
+            [told("exception", "ValueError", "wrong"), ending(exit_code=1, oom_kills=1)],
+            "exception",
+            "ValueError: wrong",
             "FAILED",
         ),
         ([ending(signal=6, last_lines=OOM_LINES)], "out-of-memory", "bad_alloc", "FAILED"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests import tiny
@@ -16,7 +17,7 @@ PATCH = {
     "key.pem": ("-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END PRIVATE KEY-----", "MIIEowIBAAKCAQEA"),
     "quoted.txt": (f"the service said {ENVIRONMENT['SERVICE_TOKEN']}", ENVIRONMENT["SERVICE_TOKEN"]),
 }
-PARAM_WORD = "t0psecretvalue"
+PARAM_WORD = "t0p secret value"  # in quotes, which JSON writes otherwise
 
 
 def test_nothing_planted_reaches_mlflow(clone: Path) -> None:
@@ -24,8 +25,10 @@ def test_nothing_planted_reaches_mlflow(clone: Path) -> None:
     tiny.run(clone, "dvc", "remote", "add", "storage", f"https://me:{ADDRESS_WORD}@host/x")
     for name, (line, _) in PATCH.items():
         (clone / name).write_text(line + "\n")
-    tiny.set_params(clone, {"ingest.backbone_weights": f"/gone/token={PARAM_WORD}"})
-    failed = tiny.run(clone, "env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "dvc", "repro", check=False)
+    tiny.set_params(clone, {"ingest.backbone_weights": f'/gone/token="{PARAM_WORD}"'})
+    failed = tiny.run(
+        clone, "env", f"PWD={clone}", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "dvc", "repro", check=False
+    )
     assert failed.returncode != 0
     tiny.wait_for_recorders(clone)
     (run,) = tiny.mlflow_runs(clone)
@@ -35,6 +38,10 @@ def test_nothing_planted_reaches_mlflow(clone: Path) -> None:
     assert {"mlflow.db", "changes.patch", "journal.jsonl", "traceback.txt", "index.html", "verdict.json", "params.yaml"} <= names
     patch = next(content for path, content in searched.items() if path.name == "changes.patch").decode()
     assert all(name in patch for name in PATCH)
+    traceback = next(content for path, content in searched.items() if path.name == "traceback.txt").decode()
+    assert f"{clone}/stages/ingest.py" in traceback, "the working folder is no secret"
+    lines = next(content for path, content in searched.items() if path.name == "journal.jsonl").splitlines()
+    assert [json.loads(line)["type"] for line in lines].count("failure") == 1, "what is masked is JSON still"
     for secret in [ADDRESS_WORD, PARAM_WORD, *ENVIRONMENT.values(), *(secret for _, secret in PATCH.values())]:
         holding = [path.name for path, content in searched.items() if secret.encode() in content]
         assert holding == [], f"{secret} is in {holding}"

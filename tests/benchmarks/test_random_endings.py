@@ -42,7 +42,7 @@ def journal_points(run: Path) -> set[tuple[str, int, str]]:
 
 
 def cut(run: Path, chance: random.Random) -> None:
-    """As a power loss leaves a journal: ended anywhere after what was written to the disk for certain."""
+    """As a power loss leaves a journal, and worse: ended anywhere, be it in its first line."""
     content = (run / journal.FILE_NAME).read_bytes()
     (run / journal.FILE_NAME).write_bytes(content[: chance.randrange(len(content))])
 

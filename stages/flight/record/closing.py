@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from stages.shared.params import Params, load, read_yaml
 from stages.shared.rules import judge
 
 DIAGNOSIS = "diagnosis"
+# Of `dvc repro` and `dvc exp run`: the word that follows is no target.
+OPTIONS_WITH_VALUES = {"-n", "--name", "-m", "--message", "-S", "--set-param", "-j", "--jobs", "-C", "--copy-paths"}
 
 
 def diagnose(records: list[dict[str, Any]], folder: Path) -> None:
@@ -43,6 +47,7 @@ def _params(folder: Path) -> Params | None:
 def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Journal, *, saw_dvc_end: bool) -> None:
     """Fill in the stages that DVC skipped, make the final diagnosis, and write the record ``end``."""
     is_ours = (workspace / "dvc.lock").is_file() and not _has_newer_run(workspace, folder)
+    is_ours = is_ours and (saw_dvc_end or _fits(records, workspace, folder))
     if is_ours:
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
     locked = lock.read_stages(folder / "dvc.lock")
@@ -59,13 +64,15 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
             keep_reports(workspace, folder, stage)
         elif state == "not-reached":  # kept in passing, before it was known that the stage would have to run
             shutil.rmtree(folder / REPORTS / stage, ignore_errors=True)
-    _fill_in([stage for stage, state in states.items() if state == "cached"], locked, folder, log)
+    measured = {record["stage"] for record in records if record["type"] == "metrics"}  # by a closing that was cut off, too
+    _fill_in([stage for stage, state in states.items() if state == "cached" and stage not in measured], locked, folder, log)
     verdict = folder / REPORTS / "diagnose/verdict.json"
     if runs.failure(records) is None and verdict.is_file():
         shutil.copytree(verdict.parent, folder / DIAGNOSIS, dirs_exist_ok=True)
     else:
         diagnose(records, folder)
-    _compare_data(folder, locked, log)
+    if "drift" not in measured:
+        _compare_data(folder, locked, log)
     _write_end(records, states, lock.outs(locked).get("ingest", {}).get(str(paths.RAW)), log)
 
 
@@ -98,6 +105,12 @@ def close_barely(records: list[dict[str, Any]], log: Journal) -> None:
     _write_end(records, _stage_states(records, {}, set()), None, log)
 
 
+def _fits(records: list[dict[str, Any]], workspace: Path, folder: Path) -> bool:
+    """Whether all that a run which died unseen had done is what dvc.lock names now."""
+    done = {record["stage"] for record in records if record["type"] == "stage-end" and not runs.has_failed(record)}
+    return done <= set(lock.up_to_date(lock.read_stages(workspace / "dvc.lock"), plain_params(folder), None))
+
+
 def _write_end(records: list[dict[str, Any]], states: dict[str, str], data_version: str | None, log: Journal) -> None:
     failed = runs.failure(records)
     log.write("end", status=runs.status(failed), failure=failed, stages=states, data_version=data_version)
@@ -128,7 +141,9 @@ def _wanted(command: list[str]) -> list[str]:
     """The stages that a ``dvc`` command asks for: all, or those up to its last target, since each needs the one before."""
     if not any(Path(word).name == "dvc" for word in command[:3]):
         return []
-    targets = [number for number, stage in enumerate(names.STAGES) if stage in {word.split(":")[-1] for word in command}]
+    words = [word.split(":")[-1] for before, word in itertools.pairwise(command) if before not in OPTIONS_WITH_VALUES]
+    patterns = words if "--glob" in command else [word for word in words if word in names.STAGES]
+    targets = [number for number, stage in enumerate(names.STAGES) if any(fnmatch.fnmatchcase(stage, pattern) for pattern in patterns)]
     if not targets:
         return list(names.STAGES)
     if {"-s", "--single-item"} & set(command):

@@ -1,7 +1,8 @@
 """The journal: an append-only file of JSON lines that holds all that is known of a run, written before anything is sent.
 
-Standard library only, since every process of a run writes to it. Format, version 2: ``journal.jsonl`` in the run's
-folder, one JSON object a line, each with
+Standard library only (and the masking of secrets, which needs no more), since every process of a run writes to it.
+
+Format, version 2: ``journal.jsonl`` in the run's folder, one JSON object a line, each with
 
 ``type``  what it tells (see RECORD_TYPES), ``time`` seconds since 1970 (float), ``pid`` of the writer,
 
@@ -26,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.flight.record.secrets import mask
+
 SCHEMA = 2
 FILE_NAME = "journal.jsonl"
 OPENING_NAME = "run.json"
@@ -46,14 +49,14 @@ RECORD_TYPES = {
     "stage-done": "stage: written by the stage itself when its work is whole",
     "stage-end": "stage, exit_code, signal, seconds, oom_kills, last_lines (of standard error, if it failed); cause and kind, where the "
     "exit code does not tell them",
-    "orphan": "stage, cause: the recorder is about to end a stage that lost its dvc or its launcher",
+    "orphan": "stage, cause, kind: the recorder is about to end a stage that lost its dvc or its launcher",
     "kept": "stage: the recorder has copied the stage's reports into the run's folder",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
     "signal": "signal, name, stage: a signal that asked the launcher of the stage to end it",
     "metrics": "stage, values {name: number}, step (or null)",
     "setting": "stage, values: devices, threads, versions as the stage found them",
     "evidence": "part, values: a piece of the evidence for the diagnosis, as it came",
-    "digest": "values: SHA-256 digests of an epoch: data order, first batch, loss, weights",
+    "digest": "epoch, values: SHA-256 digests of an epoch: data order, first batch, loss, weights",
     "end": "status, failure, stages {name: state}, data_version: the run is closed",
 }
 
@@ -134,8 +137,13 @@ def read_run(folder: Path) -> list[dict[str, Any]]:
         ValueError: if neither the journal nor the opening's own file has the opening.
     """
     records, _ = read(folder / FILE_NAME)
+    return with_opening(folder, records)
+
+
+def with_opening(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records from a journal's beginning, with the opening in front also where it was lost."""
     if not records or records[0]["type"] != "run":
-        records.insert(0, json.loads((folder / OPENING_NAME).read_text(encoding="utf-8")))
+        records = [json.loads((folder / OPENING_NAME).read_text(encoding="utf-8")), *records]
     added_in_2 = {"host": socket.gethostname(), "stage": "ingest"}  # in version 1, each machine had its own records
     return [{**added_in_2, **records[0]}, *records[1:]]
 
@@ -189,8 +197,9 @@ def run_stage(name: str, main: Callable[[Journal], None]) -> None:
 
 
 def _write_failure(log: Journal, stage: str, error: BaseException, kind: str) -> None:
-    message = f"code {error.code}" if isinstance(error, SystemExit) else str(error)
-    log.write("failure", stage=stage, kind=kind, error=type(error).__name__, message=message, traceback=traceback.format_exc())
+    # Masked here, where the secrets of the environment are known: who ships the record may not have them.
+    message = mask(f"code {error.code}" if isinstance(error, SystemExit) else str(error))
+    log.write("failure", stage=stage, kind=kind, error=type(error).__name__, message=message, traceback=mask(traceback.format_exc()))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -71,6 +71,12 @@ def keep_cached(workspace: Path, folder: Path, params: dict[str, Any], kept: set
             keep_reports(workspace, folder, stage)
 
 
+def is_of_run(stage: str, workspace: Path, params: dict[str, Any]) -> bool:
+    """Whether what lies in the workspace is what a stage makes with these parameters."""
+    locked = lock.read_stages(workspace / "dvc.lock")
+    return stage in lock.up_to_date(locked, params, None) and outs_are_as_locked(locked[stage], workspace)
+
+
 def outs_are_as_locked(entry: dict[str, Any], workspace: Path) -> bool:
     """Whether the reports and the model of a stage are those that dvc.lock names: a skipped stage leaves stale ones."""
     reports = [out for out in entry.get("outs", []) if out["path"].startswith((f"{REPORTS}/", MODEL_OUT))]

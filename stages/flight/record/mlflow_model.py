@@ -74,7 +74,8 @@ def _challenge(client: mlflow.MlflowClient, run: Any, model_id: str, folder: Pat
     if champion is not None and champion.tags.get(TAG_RUN) == run.data.tags[names.TAG_FLIGHT_ID]:
         return
     if champion is not None:
-        standing = float(champion.tags[TAG_SCORE]) if champion.tags[TAG_TEST_SPLIT] == split else _score(champion, split, workspace)
+        is_measured = TAG_SCORE in champion.tags and champion.tags.get(TAG_TEST_SPLIT) == split
+        standing = float(champion.tags[TAG_SCORE]) if is_measured else _score(champion, split, workspace)
         told = "cannot be compared: its test split or its classes differ" if standing is None else f"has {standing:.4f}"
         if standing is None or score <= standing:
             outcome = f"no: {DECIDING_METRIC} {score:.4f}; version {champion.version} {told}"
@@ -83,7 +84,8 @@ def _challenge(client: mlflow.MlflowClient, run: Any, model_id: str, folder: Pat
     if champion is None and not any(known.name == name for known in client.search_registered_models(f"name = '{name}'")):
         client.create_registered_model(name)
     tags = {TAG_SCORE: repr(score), TAG_TEST_SPLIT: split, TAG_RUN: run.data.tags[names.TAG_FLIGHT_ID]}
-    version = client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags=tags, model_id=model_id)
+    begun = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")  # by a try that was cut off
+    version = begun[0] if begun else client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, names.CHAMPION_ALIAS, version.version)
     client.set_tag(run.info.run_id, names.TAG_CHAMPION, f"yes: version {version.version}")
 
@@ -108,8 +110,11 @@ def _score(champion: Any, split: str, workspace: Path) -> float | None:
 
     if not (workspace / TEST_SPLIT).is_dir() or lock.md5(workspace / TEST_SPLIT) != split:
         return None
+    uri = f"models:/{champion.name}/{champion.version}"
+    if "tensorflow" not in mlflow.models.get_model_info(uri).flavors:
+        return None
     test = prepared.read(workspace / "data/prepared", "test")
-    classifier = mlflow.tensorflow.load_model(f"models:/{champion.name}/{champion.version}")
+    classifier = mlflow.tensorflow.load_model(uri)
     if classifier.input_shape[1] != test.size_px or classifier.output_shape[1] != len(test.classes):
         return None
     parts = [np.arange(start, min(start + BATCH_IMAGES, len(test.labels))) for start in range(0, len(test.labels), BATCH_IMAGES)]

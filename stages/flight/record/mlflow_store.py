@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import getpass
 import json
@@ -20,7 +19,7 @@ from typing import Any
 from stages.flight.record import description, experiment, journal, names, recorder_process
 from stages.flight.record.address import SQLITE
 from stages.flight.record.lock import read_stages
-from stages.flight.record.secrets import mask
+from stages.flight.record.secrets import mask, mask_lines, mask_values
 from stages.flight.record.session import RECORDS_FOLDER
 from stages.flight.runs.changes import flatten
 from stages.shared.errors import ParamsError
@@ -39,6 +38,8 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # MLflow's limits for one request (mlflow/utils/validation.py).
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 100, 6000, 8000
+# MLflow's words when a request gets no answer, or none that is of use.
+NO_ANSWER = "failed with exception"
 # Split → what MLflow calls its use.
 CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
@@ -89,7 +90,7 @@ class Store:
 
     def _as_store_error(self, error: Exception) -> StoreError:
         problem = mask(f"{self._uri} did not take the run ({type(error).__name__}: {reason_of(str(error))})")
-        recorder_process.remember(self.folder, problem=problem)
+        recorder_process.remember(self.folder, problem=problem, unreachable=NO_ANSWER in str(error))
         return StoreError(problem)
 
     def _is_deleted(self, error: Exception) -> bool:
@@ -120,9 +121,16 @@ class Store:
     def _show_life(self) -> None:
         self._next_heartbeat = time.monotonic() + recorder_process.HEARTBEAT_S
         self._tag({names.TAG_HEARTBEAT: str(int(time.time()))})
-        # Also where another machine has taken the run for lost while this one had no network.
-        self._client.update_run(self._run_id, status="RUNNING")
+        if self._client.get_run(self._run_id).info.status != "RUNNING":  # another machine took it for lost, or it was asked for
+            self._client.update_run(self._run_id, status="RUNNING")
+            self._forget_failure()
         recorder_process.remember(self.folder, problem=None)
+
+    def _forget_failure(self) -> None:
+        known = self._client.get_run(self._run_id).data.tags
+        for name in (names.TAG_FAILURE_STAGE, names.TAG_FAILURE_KIND):
+            if name in known:
+                self._client.delete_tag(self._run_id, name)
 
     def _open(self) -> str:
         """The MLflow run of this record: the one asked for, one that an interrupted shipping has left, or a new one."""
@@ -153,11 +161,14 @@ class Store:
     def _is_free(self, asked: str) -> bool:
         """Whether the run asked for exists and holds no other record; else the record gets a run of its own."""
         try:
-            holds = self._client.get_run(asked).data.tags.get(names.TAG_FLIGHT_ID)
+            found = self._client.get_run(asked)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return self._refuse(asked, "there is no such run")
+        if found.info.lifecycle_stage == "deleted":
+            return self._refuse(asked, "that run was deleted")
+        holds = found.data.tags.get(names.TAG_FLIGHT_ID)
         return holds in (None, self._opening["id"]) or self._refuse(asked, f"it holds the record of {holds}")
 
     def _refuse(self, asked: str, reason: str) -> bool:
@@ -170,9 +181,15 @@ class Store:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             embedded = (self._root / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
-            with contextlib.suppress(MlflowException):  # another recorder makes it at this moment
-                self._client.create_experiment(name, embedded, experiment.TAGS)
-            found = self._client.get_experiment_by_name(name)
+            try:
+                return self._with_view(self._client.get_experiment(self._client.create_experiment(name, embedded, experiment.TAGS)))
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:  # else another recorder has made it at this moment
+                    raise
+        return self._with_view(found)
+
+    def _with_view(self, found: Any) -> str:
         if experiment.VIEW_TAG not in found.tags:
             created_ms = _milliseconds(self._opening["time"])
             self._client.set_experiment_tag(found.experiment_id, experiment.VIEW_TAG, experiment.saved_view(created_ms))
@@ -218,6 +235,7 @@ class Store:
     def _finish(self, ending: dict[str, Any]) -> None:
         records = journal.read_run(self.folder)
         name = next((record["name"] for record in records if record["type"] == "name"), self._opening["id"])
+        self._forget_failure()
         self._tag(description.tags_of_ended(self.folder, name, ending))
         self._log_datasets(records)
         # The status first: an artifact that cannot be stored must not leave the run RUNNING.
@@ -262,10 +280,11 @@ class Store:
         for name in (journal.FILE_NAME, "params.yaml", "dvc.lock", "changes.patch"):
             if (self.folder / name).is_file():
                 text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
-                self._client.log_text(self._run_id, mask(text), f"{names.ARTIFACT_RECORD}/{name}")
+                masked = mask_lines(text) if name == journal.FILE_NAME else mask(text)
+                self._client.log_text(self._run_id, masked, f"{names.ARTIFACT_RECORD}/{name}")
         environment = next((record for record in records if record.get("part") == "environment"), {})
         found = {record["stage"]: record["values"] for record in records if record["type"] == "setting"}
-        self._client.log_dict(self._run_id, {**environment, "stages": found}, f"{names.ARTIFACT_RECORD}/environment.json")
+        self._client.log_dict(self._run_id, mask_values({**environment, "stages": found}), f"{names.ARTIFACT_RECORD}/environment.json")
         if ending["failure"] and ending["failure"]["traceback"]:
             self._client.log_text(self._run_id, mask(ending["failure"]["traceback"]), "traceback.txt")
 

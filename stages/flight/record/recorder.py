@@ -6,6 +6,7 @@ It can be killed at any time: started again on the same folder, it goes on from 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import psutil
 
 from stages.flight.record import capture, journal, recorder_process
 from stages.flight.record.closing import close, close_barely, diagnose, plain_params
-from stages.flight.record.keeping import keep_cached, keep_reports
+from stages.flight.record.keeping import is_of_run, keep_cached, keep_reports
 from stages.flight.record.session import Identity
 from stages.flight.record.system import SystemSampler
 from stages.flight.runs import naming
@@ -47,8 +48,8 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = journal.Journal(folder)
-        self.records = journal.read_run(folder)
-        _, self._offset = journal.read(folder / journal.FILE_NAME)
+        records, self._offset = journal.read(folder / journal.FILE_NAME)
+        self.records = journal.with_opening(folder, records)
         opening = self.records[0]
         self.anchor = Identity(**opening["anchor"])
         self.is_ours = opening["host"] == socket.gethostname()  # else its processes cannot be seen, and are long gone
@@ -57,11 +58,12 @@ class Recorder:
         # What an earlier recorder has kept must not be replaced by what lies in the workspace now.
         self._kept = {record["stage"] for record in self.records if record["type"] == "kept"}
         self._lock_time = 0.0
+        # A recorder that comes later does not know what has been done in the workspace since.
+        self.saw_dvc_end = self.is_ours and self.anchor.process() is not None
         self._is_named = any(record["type"] == "name" for record in self.records)
         self._sampler = SystemSampler()
         self._num_samples = sum(1 for record in self.records if record.get("stage") == "system")
         self._next_sample = self._next_sign = 0.0
-        self.saw_dvc_end = self.is_ours and self.anchor.process() is not None
 
     def follow(self) -> None:
         """Return when the anchor is gone and no stage is left."""
@@ -70,7 +72,7 @@ class Recorder:
             running = runs.running_stage(self.records)
             anchor_is_gone = not self.is_ours or self.anchor.process() is None
             if running is not None and (anchor_is_gone or not _launcher(running).process()):
-                self._end_orphan(running, *(DVC_ENDED if anchor_is_gone else LAUNCHER_KILLED))
+                self._end_orphan(running, *(DVC_ENDED if _launcher(running).process() else LAUNCHER_KILLED))
             elif anchor_is_gone:
                 self._end_strays()
                 return
@@ -94,13 +96,18 @@ class Recorder:
         for stage in [record["stage"] for record in self.records if record["type"] == "stage-end"]:
             if stage in self._kept:
                 continue
-            keep_reports(self.workspace, self.folder, stage)
+            _despite_errors(functools.partial(self._keep, stage))
             if runs.failure(self.records) is not None:
-                # What an earlier run diagnosed must not be read as this run's.
-                shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
+                if self.saw_dvc_end:  # what an earlier run diagnosed must not be read as this run's
+                    shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
                 _despite_errors(lambda: diagnose(self.records, self.folder))
             self._kept.add(stage)
             self.log.write("kept", stage=stage)
+
+    def _keep(self, stage: str) -> None:
+        """Keep what a stage has left; of a run that died unseen, only if dvc.lock says that it is that run's still."""
+        if self.saw_dvc_end or is_of_run(stage, self.workspace, plain_params(self.folder)):
+            keep_reports(self.workspace, self.folder, stage)
 
     def _keep_lock(self) -> None:
         """Copy dvc.lock whenever it changes: a temporary folder is gone before dvc is."""
@@ -191,7 +198,7 @@ def _despite_errors(work: Callable[[], None]) -> bool:
 def _ship(folder: Path, ended: threading.Event) -> None:
     """Ship what the journal has, again and again until its end is shipped; a server's failure is only waited out.
 
-    Then the server works, and the recorder of a run that has not arrived is started, which does the same in its turn.
+    Then, unless nobody answers, the recorder of the next older run that has not arrived is started, which does the same.
     """
     from stages.flight.record.mlflow_store import Store, StoreError
 
@@ -202,8 +209,7 @@ def _ship(folder: Path, ended: threading.Event) -> None:
         try:
             store = store or Store(folder)
             if store.ship():
-                for left in recorder_process.unshipped(folder.parent)[:1]:
-                    recorder_process.ensure(left, Path.cwd())
+                _start_next(folder)
                 return
             pause = SHIP_S
         except StoreError as error:
@@ -214,6 +220,15 @@ def _ship(folder: Path, ended: threading.Event) -> None:
             time.sleep(SHIP_S)
         else:
             ended.wait(pause)
+    if not recorder_process.state(folder)["unreachable"]:
+        _start_next(folder)
+
+
+def _start_next(folder: Path) -> None:
+    """Start the recorder of the next older run that has not arrived in MLflow."""
+    older = [left for left in recorder_process.unshipped(folder.parent) if left.name < folder.name]
+    for left in older[:1]:
+        recorder_process.ensure(left, Path.cwd())
 
 
 def main() -> int:
@@ -223,7 +238,7 @@ def main() -> int:
     ended = threading.Event()
     shipping = threading.Thread(target=_ship, args=(folder, ended), daemon=True)
     shipping.start()
-    if not any(record.get("part") == "environment" for record in recorder.records):
+    if recorder.saw_dvc_end and not any(record.get("part") == "environment" for record in recorder.records):
         recorder.log.write("capture", **capture.environment())
     if runs.end(recorder.records) is None:
         recorder.follow()

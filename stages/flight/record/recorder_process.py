@@ -84,11 +84,11 @@ def is_live(opening: dict[str, Any], folder: Path) -> bool:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """What is known of the run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``uri``, ``problem`` and ``notice`` in words."""
+    """The run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``unreachable``, ``uri``, and in words ``problem`` and ``notice``."""
     found = None
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-    empty = {"run_id": None, "offset": 0, "complete": False, "uri": None, "problem": None, "notice": None}
+    empty = {"run_id": None, "offset": 0, "complete": False, "unreachable": False, "uri": None, "problem": None, "notice": None}
     return {**empty, **found} if isinstance(found, dict) else empty
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from typing import Any
 
 MASK = "***"
 _NAMES = r"(?:password|passwd|pwd|secret|token|api_?key|access_?key(?:_id)?|private_?key|credentials?)"
@@ -22,6 +24,7 @@ _PATTERNS = (
 
 # A shorter value, such as a number, would be masked where it is no secret.
 SHORTEST_SECRET = 8
+FOLDERS = ("PWD", "OLDPWD")
 
 
 def mask(text: str) -> str:
@@ -33,7 +36,28 @@ def mask(text: str) -> str:
     return text
 
 
+def mask_values(value: Any) -> Any:
+    """A JSON value with every string in it masked: in its written form, quotes and escapes hide where a secret begins or ends."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {name: mask_values(item) for name, item in value.items()}
+    return [mask_values(item) for item in value] if isinstance(value, list) else value
+
+
+def mask_lines(text: str) -> str:
+    """JSON lines with their values masked; a line that is no JSON is masked as text."""
+    return "".join(f"{_mask_line(line)}\n" for line in text.splitlines())
+
+
+def _mask_line(line: str) -> str:
+    try:
+        return json.dumps(mask_values(json.loads(line)), ensure_ascii=False)
+    except ValueError:
+        return mask(line)
+
+
 def _secrets_of_environment() -> list[str]:
     """The longest first, since one may hold another."""
-    named = (value for name, value in os.environ.items() if re.search(_NAMES, name, re.IGNORECASE))
+    named = (value for name, value in os.environ.items() if name not in FOLDERS and re.search(_NAMES, name, re.IGNORECASE))
     return sorted((value for value in named if len(value) >= SHORTEST_SECRET), key=len, reverse=True)

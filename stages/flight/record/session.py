@@ -40,6 +40,10 @@ class Identity:
         return {"pid": self.pid, "create_time": self.create_time}
 
 
+class DvcEndedError(Exception):
+    """Nobody waits for the stage any more."""
+
+
 @dataclass(frozen=True)
 class Session:
     """The run's folder, and whether it is still to be made."""
@@ -61,8 +65,15 @@ def records_root() -> Path:
 
 
 def join() -> Session:
-    """The run of the nearest ``dvc`` above this process, or a new one; without ``dvc``, a run of this process alone."""
-    anchor = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), psutil.Process())
+    """The run of the nearest ``dvc`` above this process, or a new one; without ``dvc``, a run of this process alone.
+
+    Raises:
+        DvcEndedError: if ``dvc`` has started this process and is gone.
+    """
+    anchor = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
+    if anchor is None and "DVC_STAGE" in os.environ:
+        raise DvcEndedError("dvc has ended, so the stage is not started.")
+    anchor = anchor or psutil.Process()
     runs = records_root() / RECORDS_FOLDER / "runs"
     known = _read_pointer(_pointer(anchor.pid))
     if known is not None and abs(known["create_time"] - anchor.create_time()) < SAME_PROCESS_TOLERANCE_S:

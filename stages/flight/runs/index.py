@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def load_all(root: Path) -> tuple[list[Run], list[str]]:
     """Every run, newest first, and what is wrong with records that cannot be read; runs whose processes died are closed before."""
     folders = sorted((root / RECORDS_FOLDER / "runs").glob("[!.]*/"))
     runs, unreadable = _read(folders)
+    for run in runs:
+        if run.is_live and run.host == socket.gethostname():
+            recorder_process.ensure(run.folder, root)  # does nothing where one is at work
     dead = [run.folder for run in runs if run.ended is None and not run.is_live]
     if dead:
         for folder in dead:

@@ -168,7 +168,8 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
     told = first.get("failure")
     trace = told["traceback"] if told else ending.get("last_lines", "").strip() or None
     words = f"{told['error']}: {told['message']}".strip() if told else _last_line(ending)
-    if ending.get("oom_kills"):
+    # The count is of a group of processes: the stage's own exception says more.
+    if ending.get("oom_kills") and told is None:
         return "out-of-memory", f"the system killed it, or a process of it, for lack of memory ({words or 'SIGKILL'})", trace
     if "orphan" in first:
         return first["orphan"].get("kind", "terminated"), first["orphan"]["cause"], None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.flight.record import journal
-from stages.flight.record.capture import IDENTITY, REF_PREFIX
-from stages.flight.record.secrets import mask
+from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
+from stages.flight.record.secrets import mask, mask_lines
 from stages.flight.runs.run import Run
 
 # Where the record lies in the commit that is shared.
@@ -36,7 +36,7 @@ def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
     if "ingest" not in run.made:
         raise ShareError(f"run {run.id} ended before it had any images, so there is nothing to run it on. Type: flight why {run.id}")
     commit = _seal(run, root, ref)
-    if not with_secrets and (holding := _files_with_secrets(str(run.commit), root)):
+    if not with_secrets and (holding := _files_with_secrets(str(run.commit), commit, root)):
         raise ShareError(
             f"code of run {run.id} that was not committed holds what looks like a secret, in {', '.join(holding)}. "
             f"Move it to a file that git ignores and run again; or, if it is none, type: flight share --with-secrets {run.id}"
@@ -60,18 +60,19 @@ def _seal(run: Run, root: Path, ref: str) -> str:
         for name, path in {**whole, **record}.items():
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
-                shared = mask(text) if name in record else text
+                shared = mask_lines(text) if name in record else text
                 blob = _git(root, "hash-object", "-w", "--stdin", given=shared)
                 _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
         tree = _git(root, "write-tree", own=own)
         return _git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
 
 
-def _files_with_secrets(commit: str, root: Path) -> list[str]:
-    """Of the files that the run had and its commit had not, those in which something would be masked."""
-    compare = ("diff-tree", "--root", "--no-commit-id", "-r")
-    names = _git(root, *compare, "--name-only", "--diff-filter=d", commit).splitlines()
-    added = {name: _git(root, *compare, "-p", "--unified=0", commit, "--", f":(top,literal){name}") for name in names}
+def _files_with_secrets(captured: str, sealed: str, root: Path) -> list[str]:
+    """Of the files that are shared and that the run's commit had not, those in which something would be masked."""
+    before = _git(root, "rev-parse", "--verify", "--quiet", f"{captured}^", or_else=EMPTY_TREE)
+    compare = ("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=d")
+    names = _git(root, *compare, "--name-only", before, sealed, "--", ":(top)", f":(exclude,top){RECORD_FOLDER}").split("\0")
+    added = {name: _git(root, *compare, "-p", "--unified=0", before, sealed, "--", f":(top,literal){name}") for name in names if name}
     return [name for name, patch in added.items() if mask(patch) != patch]
 
 

@@ -14,20 +14,20 @@ from stages.flight.runs.run import Run, from_folder
 
 
 def sync(recorded: Sequence[Run], root: Path, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Ship every closed run that has not arrived, oldest first; after a failure no other run is tried at the same address.
+    """Ship every closed run that has not arrived, oldest first; where nobody answers, no other run is tried.
 
     A run that has never reached its address goes to the one of MLFLOW_TRACKING_URI, if that is set.
     """
     waiting = [run for run in reversed(recorded) if not run.is_shipped and not run.is_live]
+    uris = [_address(run, root) for run in waiting]  # all of them first: a recorder that is done starts the next
     failed: dict[str, str] = {}
     runs = []
-    for number, run in enumerate(waiting, 1):
-        uri = _address(run, root)
+    for number, (run, uri) in enumerate(zip(waiting, uris, strict=True), 1):
         problem = address.fault(uri) or failed.get(uri)
         if problem is None:
             tell(f"{number} of {len(waiting)}: {run.id} ({run.name}) to {mask(uri)}")
             problem = _ship(run, root)
-            if problem:
+            if problem and recorder_process.state(run.folder)["unreachable"]:
                 failed[uri] = problem
         runs.append({"id": run.id, "address": mask(uri), "shipped": problem is None, "problem": problem})
     lost, silent = _close_lost(root, failed, tell)
