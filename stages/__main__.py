@@ -110,13 +110,7 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
     for forwarded in FORWARDED:
         signal.signal(forwarded, forward)
     stderr, num_oom_kills = StageStderr(), memory.num_oom_kills()
-    # In a process group of its own, so that Ctrl-C reaches the stage once, through the launcher.
-    child = subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
-        env={**os.environ, RUN_FOLDER_VARIABLE: str(run.folder)},
-        process_group=0,
-        stderr=stderr.writing_end,
-    )
+    child = _start(stage, run.folder, stderr)
     me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
     log.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
     if run.anchor.process() is None:  # and its recorder with it, perhaps, before it could see the stage
@@ -139,6 +133,16 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
     if "kind" in ending:
         return 1  # so that DVC does not take the outs for whole
     return code if code >= 0 else SIGNAL_EXIT_OFFSET - code
+
+
+def _start(stage: str, folder: Path, stderr: StageStderr) -> subprocess.Popen[bytes]:
+    """The bare stage, in a process group of its own, so that Ctrl-C reaches it once, through the launcher."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        env={**os.environ, RUN_FOLDER_VARIABLE: str(folder)},
+        process_group=0,
+        stderr=stderr.writing_end,
+    )
 
 
 def _ending(code: int, *, is_done: bool) -> dict[str, Any]:

@@ -208,4 +208,6 @@ def test_the_log_of_a_stage_passes_without_tensorflows_notes(capfd: pytest.Captu
     kept = stderr.finish(timeout_s=10)
     assert capfd.readouterr().err == "validate:  10%\rvalidate: 100%\nImportant message\nWarning: keep\nlast"
     assert "oneDNN" in kept
+    assert kept.splitlines()[-2:] == ["Warning: keep", "last"]
     assert "Important message" in kept
+    assert "validate: 100%" in kept, "a line that came in pieces"

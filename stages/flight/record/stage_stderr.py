@@ -15,7 +15,7 @@ NOTE = re.compile(
 )
 # A line that may yet become a note is held back until it is whole or longer than this.
 LONGEST_START = 80
-KEPT_LINES = 40
+KEPT_LINES, LONGEST_KEPT = 40, 10_000
 
 
 class StageStderr:
@@ -43,20 +43,25 @@ class StageStderr:
                 self._is_read = False
 
     def _pass_on(self, reading: int) -> None:
-        held = b""
-        at_line_start = True
+        held = passed = b""  # of the present line: what is held back, and what has been forwarded
         while chunk := os.read(reading, 1 << 16):
             *lines, rest = (held + chunk).split(b"\n")
             for line in lines:
-                if not (at_line_start and NOTE.match(line)):
+                if passed or not NOTE.match(line):
                     self._forward(line + b"\n")
-                self._lines.append(line.rsplit(b"\r", 1)[-1])
-                at_line_start = True
-            may_become_note = at_line_start and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T")
-            is_note = at_line_start and NOTE.match(rest)
+                self._keep(passed + line)
+                passed = b""
+            may_become_note = not passed and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T")
+            is_note = not passed and NOTE.match(rest)
             held = rest if may_become_note or is_note else b""
             if rest and not held:
                 self._forward(rest)
-                at_line_start = False
+                passed = (passed + rest)[-LONGEST_KEPT:]
         self._forward(held)
+        self._keep(passed + held)
         os.close(reading)
+
+    def _keep(self, line: bytes) -> None:
+        """The line as a terminal shows it at last: a progress bar returns to its beginning again and again."""
+        if line:
+            self._lines.append(line.rsplit(b"\r", 1)[-1][-LONGEST_KEPT:])
