@@ -9,17 +9,19 @@ import pytest
 from stages.flight.record import names
 from tests import servers, tiny
 
+COLLEAGUE = "colleague"
+
 pytestmark = pytest.mark.slow
 
 
 def test_postgresql_s3_and_passwords(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
+    import mlflow.server
 
     port = servers.free_port()
     uri = f"http://127.0.0.1:{port}"
     configuration = tmp_path / "auth.ini"
     with servers.postgresql() as database, servers.s3(tmp_path / "s3") as store:
-        configuration.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{tmp_path / 'auth.db'}\n")
+        configuration.write_text(f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = sqlite:///{tmp_path / 'auth.db'}\n")
         environment = {
             **store,
             "MLFLOW_AUTH_CONFIG_PATH": str(configuration),
@@ -39,12 +41,14 @@ def test_postgresql_s3_and_passwords(clone: Path, tmp_path: Path, monkeypatch: p
             assert "correct-horse" not in refused.stderr
             right = (*address, f"MLFLOW_TRACKING_PASSWORD={servers.PASSWORD}")
             assert "1 shipped, 0 left" in tiny.run(clone, "env", *right, "flight", "sync").stdout
-            tiny.set_params(clone, {"train.seed": 5})
-            tiny.run(clone, "env", *right, "dvc", "repro")
-            tiny.wait_for_recorders(clone)
-
             monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", servers.ADMIN)
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", servers.PASSWORD)
+            mlflow.server.get_app_client("basic-auth", tracking_uri=uri).create_user(COLLEAGUE, servers.PASSWORD)
+            theirs = (address[0], f"MLFLOW_TRACKING_USERNAME={COLLEAGUE}", f"MLFLOW_TRACKING_PASSWORD={servers.PASSWORD}")
+            tiny.set_params(clone, {"train.seed": 5})
+            tiny.run(clone, "env", *theirs, "dvc", "repro")
+            tiny.wait_for_recorders(clone)
+
             mlflow.set_tracking_uri(uri)
             client = mlflow.MlflowClient(uri)
             experiment = client.get_experiment_by_name(names.DEFAULT_EXPERIMENT)
