@@ -49,11 +49,18 @@ def main() -> int:
     except session.DvcEndedError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if run.is_new:
-        recorder_process.take_up(run.folder.parent, root)
-        _open_run(run, root, stage)
-    recorder_process.ensure(run.folder, root)
-    log = Journal(run.folder)
+    try:
+        if run.is_new:
+            recorder_process.take_up(run.folder.parent, root)
+            _open_run(run, root, stage)
+        recorder_process.ensure(run.folder, root)
+        log = Journal(run.folder)
+    except OSError as error:
+        sys.stderr.write(
+            f"{stage} is not started, since it cannot be recorded: {error}. "
+            f"Expected a folder with room that you may write to: {run.folder.parent}\n"
+        )
+        return 1
     if run.is_new:
         log.write("capture", **capture.workspace(Path.cwd(), run.folder))
     exit_code = _run(stage, run, log, received)
@@ -91,7 +98,7 @@ def _open_run(run: session.Session, root: Path, stage: str) -> None:
 
 
 def _is_kept(folder: Path, stage: str) -> bool:
-    records, _ = journal.read(folder / journal.FILE_NAME)
+    records, _ = journal.read(folder / journal.FILE_NAME) if folder.is_dir() else ([], 0)
     is_kept = any(record["type"] == "kept" and record["stage"] == stage for record in records)
     return is_kept or not recorder_process.is_alive(folder)
 
@@ -128,7 +135,7 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
         **ending,
         seconds=round(time.monotonic() - started, 3),
         oom_kills=memory.num_oom_kills() - num_oom_kills,
-        last_lines=last_lines if code else "",
+        last_lines=mask(last_lines) if code else "",
     )
     if "kind" in ending:
         return 1  # so that DVC does not take the outs for whole
@@ -141,6 +148,7 @@ def _start(stage: str, folder: Path, stderr: StageStderr) -> subprocess.Popen[by
         [sys.executable, "-m", f"stages.{stage}"],
         env={**os.environ, RUN_FOLDER_VARIABLE: str(folder)},
         process_group=0,
+        stdin=subprocess.DEVNULL,  # a group in the background that reads from the terminal is stopped, without a word
         stderr=stderr.writing_end,
     )
 
@@ -154,7 +162,10 @@ def _ending(code: int, *, is_done: bool) -> dict[str, Any]:
 
 
 def _is_done(folder: Path, stage: str, pid: int) -> bool:
-    records, _ = journal.read(folder / journal.FILE_NAME)
+    try:
+        records, _ = journal.read(folder / journal.FILE_NAME)
+    except OSError:
+        return True  # someone has deleted the record; the stage has not failed for that
     return any(record["type"] == "stage-done" and record["stage"] == stage and record["pid"] == pid for record in records)
 
 

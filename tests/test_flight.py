@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from stages.flight.record import capture, lock
-from stages.flight.record.secrets import mask
+from stages.flight.record import capture, closing, lock, session
+from stages.flight.record.secrets import mask, mask_named
 from stages.flight.record.stage_stderr import StageStderr
 from tests import tiny
 
@@ -149,6 +150,8 @@ def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert found["dirty"] is True
     assert tiny.run(tmp_path, "git", "show", f"{found['ref']}:small.txt").stdout == "a\nb"  # text mode reads \r\n as \n
     assert tiny.run(tmp_path, "git", "status", "--porcelain").stdout.count("??") == 5
+    tiny.run(tmp_path / "run", "git", "init", "-q", "../nested")  # has no commit, which git refuses to add
+    assert capture.capture_code(tmp_path, tmp_path / "run")["commit"]
 
 
 def test_without_git_the_reason_is_recorded(tmp_path: Path) -> None:
@@ -181,6 +184,11 @@ def test_the_launcher_knows_its_stages(tmp_path: Path, trained: Path) -> None:
     [
         ("+password = 'hunter22hunter'", "hunter22hunter"),
         ("+url: https://me:s3cr3tword@host/x", "s3cr3tword"),
+        ("+url: https://me:s3cr3t@word@host/x", "word@host"),
+        ("+url: https://abcdef0123456789@host/x", "abcdef0123456789"),
+        ("+password: |\n+  block of words", "block of words"),
+        ("+run --password hunter22hunter", "hunter22hunter"),
+        ("+db_pass: hunter22hunter", "hunter22hunter"),
         ("+AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCY", "wJalrXUtnFEMIK7MDENGbPxRfiCY"),
         ('+password: "my secret pass word"', "my secret pass word"),
         ("+origin https://:tok3n@host/x", "tok3n"),
@@ -196,6 +204,36 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
     assert secret not in masked
     assert "learning_rate: 0.1" in masked
     assert "epochs: 3" in masked
+
+
+def test_a_value_is_masked_by_its_name() -> None:
+    assert mask_named("ingest.api_key", "plain words") == "***"
+    assert mask_named("train.optimizer", "adam") == "adam"
+
+
+def test_a_process_is_told_from_another_with_its_number() -> None:
+    me = session.identity(psutil.Process())
+    assert me.process() is not None
+    assert session.Identity(me.pid, me.create_time - 0.5, me.boot).process() is None
+    assert session.Identity(me.pid, me.create_time, "another boot").process() is None
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("dvc repro", 7),
+        ("python -u -m dvc repro -f", 7),
+        ("dvc repro train", 5),
+        ("dvc exp run -n train -S evaluate.gates.accuracy.min=0.9", 7),
+        ("dvc exp run --set-param=train.seed=1 dvc.yaml:augment", 4),
+        ("dvc repro -fs augment", 1),
+        ("dvc repro --glob aug*", 0),
+        ("dvc repro --downstream train", 0),
+        ("python -m stages train", 0),
+    ],
+)
+def test_what_a_command_asks_for(command: str, wanted: int) -> None:
+    assert len(closing._wanted(command.split(), tiny.ROOT)) == wanted
 
 
 def test_the_log_of_a_stage_passes_without_tensorflows_notes(capfd: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,6 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         "train.optimizer",
         "evaluate.gates.accuracy",
     }
-    assert "0.2" in lines["train.dropuot"]
     assert "did you mean dropout?" in lines["train.dropuot"]
     assert "missing" in lines["train.dropout"]
     assert "'many'" in lines["train.epochs"]

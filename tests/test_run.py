@@ -40,6 +40,7 @@ ORPHAN = {"type": "orphan", "stage": "train", "cause": "dvc ended", "kind": "ter
         ),
         ([ending(signal=6, last_lines=OOM_LINES)], "out-of-memory", "bad_alloc", "FAILED"),
         ([ending(signal=11)], "exception", "ended by SIGSEGV", "FAILED"),
+        ([ending(signal=40)], "exception", "ended by signal 40", "FAILED"),
         ([ending(signal=2)], "interrupted", "ended by SIGINT", "KILLED"),
         ([told("exception", "ValueError", "wrong"), ending(exit_code=1)], "exception", "ValueError: wrong", "FAILED"),
         ([told("rejected-data", "RejectedDataError", "bad"), ending(exit_code=1)], "rejected-data", "RejectedDataError: bad", "FAILED"),

@@ -23,7 +23,7 @@ from stages.flight.runs.share import ShareError, share
 from stages.flight.runs.sync import sync
 from stages.flight.runs.which import which
 
-NOTHING_WRONG, FINDING, WRONG_USAGE = 0, 1, 2
+NOTHING_WRONG, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 WIDTH_IN_PIPES = 240
 RUN_HELP = "id, prefix, name, latest, latest~1 or best"
 COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.command(options))
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:  # `flight runs | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOTHING_WRONG

@@ -183,7 +183,7 @@ def _fault(entry: dict[str, Any]) -> str:
     key = ".".join(location) or "the file"
     match entry["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key (value {entry['input']!r}){_nearest(location)}"
+            return f"{key}: unknown key{_nearest(location)}"
         case "missing":
             return f"{key}: missing; every key must be given"
         case "value_error":

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SQLITE = "sqlite:///"
+UNUSABLE = ("?", "%")  # in a database's address they mean something else
 DATABASES = ("postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc")
 
@@ -21,6 +22,13 @@ def tracking_uri(root: Path) -> str:
 
 def fault(uri: str) -> str | None:
     """Why nothing can ever be shipped to this address, and what would be right; None if it may work."""
+    try:
+        return _fault(uri)
+    except (ValueError, OSError) as error:  # urllib's, and the system's of a file's name
+        return f"it is no address ({error}). Expected: http://host:5000"
+
+
+def _fault(uri: str) -> str | None:
     scheme = (uri if uri in SERVERS else urlsplit(uri).scheme).split("+")[0]  # `databricks` is a whole address
     if scheme in ("http", "https"):
         return None if urlsplit(uri).hostname else "it names no host. Expected: http://host:5000"
@@ -54,6 +62,8 @@ def _fault_of_file(uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return f"Expected: {SQLITE}mlflow.db"
     path = Path(uri.removeprefix(SQLITE))
+    if wrong := [sign for sign in UNUSABLE if sign in uri]:
+        return f"an SQLite address cannot hold {wrong[0]}. Expected another folder for the clone, or {SQLITE}/a/plain/path.db"
     folder = next(parent for parent in path.parents if parent.exists())
     if path.is_dir() or not folder.is_dir():
         return f"{path if path.is_dir() else folder} is not what it should be: expected a file in a folder"

@@ -88,7 +88,8 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
         parent = os.environ.get("DVC_EXP_BASELINE_REV") or _head(top, own)
         left_out = _large_untracked(top, own)
         pathspecs = "\0".join([".", *(f":(top,exclude,literal){name}" for name in left_out)])
-        _git(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=pathspecs)
+        # What cannot be added, such as a repository inside without a commit, costs itself alone.
+        _git(top, own, "add", "--all", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul", given=pathspecs, accept=(0, 1))
         tree = _line(_git(top, own, "write-tree"))
         message = f"State of the code of run {run_folder.name}"
         commit = _line(_git(top, own, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message))
@@ -123,11 +124,11 @@ def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
     return left_out
 
 
-def _git(folder: Path, own: dict[str, str], *arguments: str, given: str = "") -> bytes:
+def _git(folder: Path, own: dict[str, str], *arguments: str, given: str = "", accept: tuple[int, ...] = (0,)) -> bytes:
     done = subprocess.run(
         ["git", *arguments], cwd=folder, env={**os.environ, **own}, input=os.fsencode(given), capture_output=True, check=False
     )
-    if done.returncode != 0:
+    if done.returncode not in accept:
         raise GitError(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
     return done.stdout
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import itertools
 import shutil
 from pathlib import Path
@@ -25,7 +24,8 @@ from stages.shared.rules import judge
 
 DIAGNOSIS = "diagnosis"
 # Of `dvc repro` and `dvc exp run`: the word that follows is no target.
-OPTIONS_WITH_VALUES = {"-n", "--name", "-m", "--message", "-S", "--set-param", "-j", "--jobs", "-C", "--copy-paths"}
+OPTIONS_WITH_VALUES = {"-n", "--name", "-m", "--message", "-S", "--set-param", "-j", "--jobs", "-C", "--copy-paths", "--infofile"}
+OTHER_OPTIONS = {"-f", "--force", "-s", "--single-item", "-v", "--verbose", "-q", "--quiet", "--temp", "--run-all", "--queue"}
 
 
 def diagnose(records: list[dict[str, Any]], folder: Path) -> None:
@@ -131,26 +131,42 @@ def _unreached(records: list[dict[str, Any]], locked: dict[str, Any], folder: Pa
     params = plain_params(folder)
     before = lock.read_stages(folder / LOCK_BEFORE)
     was_up_to_date = lock.up_to_date(before, params, workspace)
-    wanted = _wanted(opening["command"])
+    wanted = _wanted(opening["command"], Path(opening["workspace"]))
     noted = {stage for stage in ran if locked.get(stage) != before.get(stage) or stage in was_up_to_date or stage not in wanted}
     reached = noted.union(lock.up_to_date(locked, params, None)) - (ran - noted)
     return next((stage for stage in wanted if stage not in reached), None)
 
 
-def _wanted(command: list[str]) -> list[str]:
-    """The stages that a ``dvc`` command asks for: all, or those up to its last target, since each needs the one before."""
-    if not any(Path(word).name == "dvc" for word in command[:3]):
+def _wanted(command: list[str], workspace: Path) -> list[str]:
+    """The stages that a ``dvc`` command asks for: all, or those up to its last target, since each needs the one before.
+
+    None, so that nothing is judged by it, where a frozen stage or an option that is not known here may change that.
+    """
+    start = next((number for number, word in enumerate(command[:4]) if Path(word).name == "dvc"), None)
+    if start is None or _has_frozen_stages(workspace):
         return []
-    words = [word.split(":")[-1] for before, word in itertools.pairwise(command) if before not in OPTIONS_WITH_VALUES]
-    patterns = words if "--glob" in command else [word for word in words if word in names.STAGES]
-    targets = [number for number, stage in enumerate(names.STAGES) if any(fnmatch.fnmatchcase(stage, pattern) for pattern in patterns)]
-    if not targets:
-        return list(names.STAGES)
-    if {"-s", "--single-item"} & set(command):
+    words, options = [], set()
+    for before, word in itertools.pairwise(command[start:]):
+        if word.startswith("-"):
+            options.update([word.split("=")[0]] if word.startswith("--") else [f"-{letter}" for letter in word[1:]])
+        elif before not in OPTIONS_WITH_VALUES:
+            words.append(word.split(":")[-1])
+    targets = [number for number, stage in enumerate(names.STAGES) if stage in words]
+    if options - OPTIONS_WITH_VALUES - OTHER_OPTIONS:
+        return []
+    if {"-s", "--single-item"} & options:
         return [names.STAGES[number] for number in targets]
-    if "--downstream" in command:
-        return list(names.STAGES[targets[0] :])
-    return list(names.STAGES[: targets[-1] + 1])
+    return list(names.STAGES[: targets[-1] + 1] if targets else names.STAGES)
+
+
+def _has_frozen_stages(workspace: Path) -> bool:
+    if not (workspace / "dvc.yaml").is_file():  # a temporary folder that DVC has deleted
+        return False
+    try:
+        stages = (read_yaml(workspace / "dvc.yaml") or {}).get("stages") or {}
+    except (ParamsError, AttributeError):
+        return True
+    return any(isinstance(stage, dict) and stage.get("frozen") for stage in stages.values())
 
 
 def _has_newer_run(workspace: Path, folder: Path) -> bool:
@@ -170,7 +186,7 @@ def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], current
     """
     ended = {record["stage"] for record in records if record["type"] == "stage-end"}
     failed = (runs.failure(records) or {"stage": None})["stage"]
-    wanted = _wanted(records[0]["command"])
+    wanted = _wanted(records[0]["command"], Path(records[0]["workspace"]))
     states: dict[str, str] = {}
     for stage in names.STAGES:
         if stage in ended:

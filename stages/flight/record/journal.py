@@ -71,7 +71,7 @@ def open_run(folder: Path, **fields: Any) -> None:
     beside = folder.with_name(f".{folder.name}")
     beside.mkdir(parents=True)
     for name in (FILE_NAME, OPENING_NAME):
-        with (beside / name).open("x", encoding="utf-8") as file:
+        with (beside / name).open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -101,9 +101,12 @@ class Journal:
             return
         record = {"type": record_type, "time": time.time(), "pid": os.getpid(), **fields}
         line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
-        os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
-        if record_type in ("stage-end", "failure", "end"):
-            self.sync()
+        try:
+            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+            if record_type in ("stage-end", "failure", "end"):
+                self.sync()
+        except OSError as error:  # a full disk; what is being recorded must not fail for it
+            sys.stderr.write(f"The journal cannot be written ({error}), so this is not recorded: {record_type}\n")
 
     def sync(self) -> None:
         """Have the system write to the disk what any process has appended so far."""
@@ -146,6 +149,11 @@ def with_opening(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, 
         records = [json.loads((folder / OPENING_NAME).read_text(encoding="utf-8")), *records]
     added_in_2 = {"host": socket.gethostname(), "stage": "ingest"}  # in version 1, each machine had its own records
     return [{**added_in_2, **records[0]}, *records[1:]]
+
+
+def address(records: list[dict[str, Any]]) -> str:
+    """Where a run is shipped to: its first address, or the last that it was sent to instead."""
+    return str([record["tracking_uri"] for record in records if record["type"] in ("run", "address")][-1])
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import getpass
 import json
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -19,11 +18,8 @@ from typing import Any
 from stages.flight.record import description, experiment, journal, names, recorder_process
 from stages.flight.record.address import SQLITE
 from stages.flight.record.lock import read_stages
-from stages.flight.record.secrets import mask, mask_lines, mask_values
-from stages.flight.record.session import RECORDS_FOLDER
-from stages.flight.runs.changes import flatten
-from stages.shared.errors import ParamsError
-from stages.shared.params import read_yaml
+from stages.flight.record.secrets import mask, mask_lines, mask_named, mask_values
+from stages.flight.runs.changes import read_params
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The recorder itself asks again, later; a request that is repeated at once while a server hangs would be carried out twice.
@@ -56,8 +52,7 @@ class Store:
         records = journal.read_run(folder)
         self._opening = records[0]
         self._root = Path(self._opening["root"])
-        moved = [record["tracking_uri"] for record in records if record["type"] == "address"]
-        self._uri = str([self._opening["tracking_uri"], *moved][-1])
+        self._uri = journal.address(records)
         self._next_heartbeat = 0.0
         try:
             self._connect()
@@ -66,7 +61,7 @@ class Store:
 
     def _connect(self) -> None:
         if self._uri.startswith(SQLITE):
-            _make_database(Path(self._uri.removeprefix(SQLITE)), self._root / RECORDS_FOLDER / "mlflow.lock")
+            _make_database(Path(self._uri.removeprefix(SQLITE)))
         mlflow.set_tracking_uri(self._uri)
         self._client = mlflow.MlflowClient(self._uri)
         state = recorder_process.state(self.folder)
@@ -199,12 +194,8 @@ class Store:
         tags = {names.TAG_GIT_DIRTY: str(code.get("dirty")).lower(), names.TAG_CODE_REF: code.get("ref")}
         tags[names.TAG_GIT_COMMIT] = code.get("parent")
         self._tag({name: value for name, value in tags.items() if value})
-        try:
-            values = read_yaml(self.folder / "params.yaml")
-        except ParamsError:
-            return  # the run fails for that very reason, and says so
-        shown = {names.valid(name): "null" if value is None else mask(str(value)) for name, value in flatten(values).items()}
-        self._log("params", [Param(name, value[:MAX_PARAM_LENGTH]) for name, value in shown.items()], MAX_PARAMS)
+        masked = {name: "null" if value is None else mask_named(name, str(value)) for name, value in read_params(self.folder).items()}
+        self._log("params", [Param(names.valid(name), value[:MAX_PARAM_LENGTH]) for name, value in masked.items()], MAX_PARAMS)
 
     def _log_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         metrics = [
@@ -237,10 +228,10 @@ class Store:
         name = next((record["name"] for record in records if record["type"] == "name"), self._opening["id"])
         self._forget_failure()
         self._tag(description.tags_of_ended(self.folder, name, ending))
-        self._log_datasets(records)
         # The status first: an artifact that cannot be stored must not leave the run RUNNING.
         self._client.set_terminated(self._run_id, ending["status"], _milliseconds(ending["time"]))
         self._delete_duplicates()
+        self._log_datasets(records)
         self._log_artifacts(records, ending)
         if (self.folder / "model/input_example.npy").is_file():
             from stages.flight.record import mlflow_model
@@ -258,9 +249,9 @@ class Store:
         """The images as they came, and each split as trained on; the digests are DVC's hashes."""
         locked = read_stages(self.folder / "dvc.lock")
         hashes = {item["path"]: item["md5"] for entry in locked.values() for item in (*entry.get("outs", []), *entry.get("deps", []))}
+        source = str(read_params(self.folder).get("ingest.source"))
         if "data/raw" not in hashes:
             return
-        source = str(read_yaml(self.folder / "params.yaml")["ingest"]["source"])
         counts = {name: value for record in records if record["type"] == "metrics" for name, value in record["values"].items()}
         wanted = [("", "data/raw", "source", "num_files")]
         wanted += [(f" {split}", f"data/prepared/{split}", context, f"num_{split}") for split, context in CONTEXTS.items()]
@@ -313,17 +304,19 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _make_database(path: Path, lock: Path) -> None:
-    """Make MLflow's SQLite file beside its place and move it there: one that is half made cannot be opened ever again."""
-    with lock.open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        with tempfile.TemporaryDirectory(dir=lock.parent) as folder:
-            beside = Path(folder) / "mlflow.db"
-            mlflow.MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(beside, path)
+def _make_database(path: Path) -> None:
+    """Make MLflow's SQLite file beside its place and link it there, unless another recorder was first.
+
+    One that is half made can never be opened again, and one that is replaced loses what was written to it.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}") as folder:
+        beside = Path(folder) / "mlflow.db"
+        mlflow.MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import capture, journal, recorder_process
+from stages.flight.record import address, capture, journal, recorder_process
 from stages.flight.record.closing import close, close_barely, diagnose, plain_params
 from stages.flight.record.keeping import is_of_run, keep_cached, keep_reports
 from stages.flight.record.session import Identity
@@ -35,6 +35,8 @@ SYSTEM_SAMPLE_S = 10.0
 GRACE_S = 10.0
 SHIP_S = 1.0
 LONGEST_PAUSE_S = 60.0
+# Models are large and lines are slow, but who waits for `flight sync` wants an answer.
+SHIPPING_TIMEOUT_S = 600.0
 # What a stage has lost when it is an orphan, and the kind of failure.
 DVC_ENDED = ("dvc ended while the stage was running", "terminated")
 LAUNCHER_KILLED = ("the launcher of the stage was killed", "killed")
@@ -69,6 +71,7 @@ class Recorder:
         """Return when the anchor is gone and no stage is left."""
         while True:
             self._read()
+            self._name()
             running = runs.running_stage(self.records)
             anchor_is_gone = not self.is_ours or self.anchor.process() is None
             if running is not None and (anchor_is_gone or not _launcher(running).process()):
@@ -76,7 +79,6 @@ class Recorder:
             elif anchor_is_gone:
                 self._end_strays()
                 return
-            self._name()
             self._keep_lock()
             self._sample_system(running)
             if time.monotonic() >= self._next_sign:
@@ -202,6 +204,9 @@ def _ship(folder: Path, ended: threading.Event) -> None:
     """
     from stages.flight.record.mlflow_store import Store, StoreError
 
+    if told := address.fault(str(journal.address(journal.read_run(folder)))):
+        recorder_process.remember(folder, problem=told)
+        return
     pause, tries_left = SHIP_S, TRIES_AFTER_END
     store: Store | None = None
     while tries_left:
@@ -246,7 +251,11 @@ def main() -> int:
             close_barely(recorder.records, recorder.log)
         _despite_errors(lambda: runs.keep_summary(folder))
     ended.set()
-    shipping.join()
+    shipping.join(SHIPPING_TIMEOUT_S)
+    if shipping.is_alive():  # a server that always sends one byte more
+        recorder_process.remember(folder, problem=f"MLflow did not take all of the run in {SHIPPING_TIMEOUT_S:.0f} s", unreachable=True)
+        sys.stderr.flush()
+        os._exit(1)
     return 0
 
 

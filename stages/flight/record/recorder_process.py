@@ -58,6 +58,8 @@ def ensure(folder: Path, root: Path) -> None:
 
 def is_alive(folder: Path) -> bool:
     """Whether a recorder holds the run's lock."""
+    if not folder.is_dir():
+        return False
     descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -151,5 +153,6 @@ def tell_problem(folder: Path, told: str) -> None:
     safe = f"Nothing is lost: the record is in {folder}, and flight sync ships it later."
     for kind, text in {"problem": f"{found['problem']}.\n{safe}", "notice": f"{found['notice']}."}.items():
         if found[kind] and not (folder / f"{told}-{kind}").exists():
-            (folder / f"{told}-{kind}").touch()
+            with contextlib.suppress(OSError):
+                (folder / f"{told}-{kind}").touch()
             sys.stderr.write(f"\nMLflow: {text}\n")

@@ -8,11 +8,14 @@ import re
 from typing import Any
 
 MASK = "***"
-_NAMES = r"(?:password|passwd|pwd|secret|token|api_?key|access_?key(?:_id)?|private_?key|credentials?)"
+_NAMES = r"(?:passphrase|password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key(?:_id)?|private_?key|credentials?|_pass\b)"
 # Each pattern keeps its first group and masks the rest.
 _PATTERNS = (
     re.compile(rf"(?i)({_NAMES}['\"]?\s*[:=]\s*)(?:\"[^\"\n]+\"|'[^'\n]+'|[^\s'\",]{{4,}})"),
-    re.compile(r"(://[^/\s:@]*:)[^@\s/]+(?=@)"),
+    re.compile(rf"(?i)(--{_NAMES}[ =])[^\s'\"]+"),
+    re.compile(rf"(?i)({_NAMES}['\"]?\s*:\s*[|>][+-]?\n[+-]?\s+)\S[^\n]*"),
+    re.compile(r"(://[^/\s:@]*:)[^\s/]+(?=@)"),
+    re.compile(r"(://)[^/\s:@]{12,}(?=@)"),
     re.compile(r"(?i)((?:bearer|basic)\s+)[a-z0-9+/._=-]{12,}"),
     re.compile(r"()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     re.compile(r"()\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abpr]-|AIza)[\w-]{16,}"),
@@ -34,6 +37,11 @@ def mask(text: str) -> str:
     for pattern in _PATTERNS:
         text = pattern.sub(lambda found: f"{found.group(1)}{MASK}", text)
     return text
+
+
+def mask_named(name: str, value: str) -> str:
+    """A value whose name may tell that it is a secret."""
+    return MASK if re.search(_NAMES, name, re.IGNORECASE) else mask(value)
 
 
 def mask_values(value: Any) -> Any:

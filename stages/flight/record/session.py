@@ -8,36 +8,46 @@ import json
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 RECORDS_FOLDER = ".flight"
-# Clock corrections move the creation time that the system reports for the same process.
+# Where the system tells when a process began by the clock, which may be corrected meanwhile.
 SAME_PROCESS_TOLERANCE_S = 5.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A process: its number alone is used again by others."""
+    """A process: its number alone is used again by others.
+
+    ``create_time`` is in seconds since the machine was booted, and ``boot`` says which time that was; where the system does
+    not tell them, since 1970, and empty.
+    """
 
     pid: int
     create_time: float
+    boot: str = ""
 
     def process(self) -> psutil.Process | None:
         """The live process, or None if it has ended."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.create_time) < SAME_PROCESS_TOLERANCE_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if identity(process).is_same(self) and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
 
+    def is_same(self, other: Identity) -> bool:
+        """Whether both are one process."""
+        tolerance_s = 0.0 if self.boot else SAME_PROCESS_TOLERANCE_S
+        return (self.pid, self.boot) == (other.pid, other.boot) and abs(self.create_time - other.create_time) <= tolerance_s
+
     def as_record(self) -> dict[str, Any]:
         """Plain values for the journal."""
-        return {"pid": self.pid, "create_time": self.create_time}
+        return asdict(self)
 
 
 class DvcEndedError(Exception):
@@ -55,8 +65,13 @@ class Session:
 
 
 def identity(process: psutil.Process) -> Identity:
-    """The identity of a live process."""
-    return Identity(process.pid, process.create_time())
+    """The identity of a process that has not been waited for."""
+    try:
+        # proc(5): the 22nd field of stat, in clock ticks since boot; the second, in brackets, may hold blanks.
+        fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Identity(process.pid, int(fields[19]) / os.sysconf("SC_CLK_TCK"), BOOT_ID.read_text().strip())
+    except (OSError, IndexError):
+        return Identity(process.pid, process.create_time())
 
 
 def records_root() -> Path:
@@ -76,11 +91,10 @@ def join() -> Session:
     anchor = anchor or psutil.Process()
     runs = records_root() / RECORDS_FOLDER / "runs"
     known = _read_pointer(_pointer(anchor.pid))
-    if known is not None and abs(known["create_time"] - anchor.create_time()) < SAME_PROCESS_TOLERANCE_S:
-        folder = runs / known["run"]
-        if folder.is_dir():
-            return Session(folder, identity(anchor), anchor.cmdline(), is_new=False)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    if known is not None and known[0].is_same(identity(anchor)) and (runs / known[1]).is_dir():
+        return Session(runs / known[1], identity(anchor), anchor.cmdline(), is_new=False)
+    # In universal time, so that a later run has a later name wherever the clock is set to.
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
     return Session(runs / run_id, identity(anchor), anchor.cmdline(), is_new=True)
 
 
@@ -89,7 +103,7 @@ def remember(run: Session) -> None:
     pointer = _pointer(run.anchor.pid)
     pointer.parent.mkdir(exist_ok=True)
     beside = pointer.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps({"create_time": run.anchor.create_time, "run": run.folder.name}))
+    beside.write_text(json.dumps({"anchor": run.anchor.as_record(), "run": run.folder.name}))
     beside.replace(pointer)
 
 
@@ -98,18 +112,20 @@ def _pointer(pid: int) -> Path:
     return records_root() / RECORDS_FOLDER / "sessions" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _read_pointer(pointer: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError, KeyError):
+def _read_pointer(pointer: Path) -> tuple[Identity, str] | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(pointer.read_text())
-        return {"create_time": float(known["create_time"]), "run": str(known["run"])}
+        return Identity(**known["anchor"]), str(known["run"])
     return None
 
 
 def _is_dvc(process: psutil.Process) -> bool:
-    """``dvc …``, ``python …/bin/dvc …`` or ``python -m dvc …``."""
+    """``dvc …``, ``python …/bin/dvc …`` or ``python -m dvc …``, whatever options Python has."""
     try:
-        words = [Path(word).name for word in process.cmdline()[:3]]
+        words = [Path(word).name for word in process.cmdline()]
     except psutil.Error:
         return False
-    by_python = bool(words) and words[0].lower().startswith("python")
-    return words[:1] == ["dvc"] or (by_python and (words[1:2] == ["dvc"] or words[1:] == ["-m", "dvc"]))
+    if not words or not words[0].lower().startswith("python"):
+        return words[:1] == ["dvc"]
+    number = next((number for number, word in enumerate(words[1:], 1) if word == "-m" or not word.startswith("-")), 0)
+    return words[number] == "dvc" or words[number : number + 2] == ["-m", "dvc"]

@@ -14,7 +14,12 @@ from stages.flight.record.names import metric
 from stages.flight.runs.changes import read_params
 from stages.shared import files
 
-KINDS_OF_SIGNALS = {signal.SIGKILL: "killed", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated", signal.SIGINT: "interrupted"}
+KINDS_OF_SIGNALS: dict[int, str] = {
+    signal.SIGKILL: "killed",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "terminated",
+    signal.SIGINT: "interrupted",
+}
 KILLED_KINDS = ("killed", "terminated", "interrupted", "lost")
 
 VERDICT_FIELDS = {"verdict", "sentence", "findings", "silent", "not_applicable"}
@@ -182,8 +187,8 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
     if "kind" in ending:
         return ending["kind"], ending["cause"], trace
     if number is not None:
-        name = signal.Signals(number).name
-        kind = KINDS_OF_SIGNALS.get(signal.Signals(number), "exception")
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        kind = KINDS_OF_SIGNALS.get(number, "exception")
         return kind, f"ended by {name}" + (f": {words}" if kind == "exception" and words else ""), trace
     return "exception", f"exit code {ending['exit_code']}: {words or 'and wrote nothing to standard error'}", trace
 

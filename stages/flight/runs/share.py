@@ -85,7 +85,7 @@ def _push_data(commit: str, root: Path) -> int:
             if not repo.config["core"].get("remote"):
                 raise ShareError("DVC has no default remote to push the images to. Type: dvc remote add --default storage s3://bucket/path")
             return int(repo.push(targets=list(FROZEN), revs=[commit], workspace=False))
-    except DvcException as error:
+    except (DvcException, ImportError, OSError) as error:
         raise ShareError(f"DVC could not push the images: {mask(str(error))}. Type: dvc remote list; dvc status --cloud") from error
 
 

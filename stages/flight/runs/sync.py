@@ -36,9 +36,7 @@ def sync(recorded: Sequence[Run], root: Path, tell: Callable[[str], None]) -> di
 
 def _address(run: Run, root: Path) -> str:
     """Where the run is to go; a change is written to its journal, so that its recorder knows."""
-    records = journal.read_run(run.folder)
-    moved = [record["tracking_uri"] for record in records if record["type"] == "address"]
-    uri = str([records[0]["tracking_uri"], *moved][-1])
+    uri = journal.address(journal.read_run(run.folder))
     chosen = address.tracking_uri(root)
     if run.mlflow_run_id is None and os.environ.get("MLFLOW_TRACKING_URI") and chosen != uri and not address.fault(chosen):
         journal.Journal(run.folder).write("address", tracking_uri=chosen)

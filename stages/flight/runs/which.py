@@ -37,7 +37,8 @@ def which(recorded: Sequence[Run], root: Path) -> list[dict[str, Any]]:
 
 def _changed_outs(root: Path) -> set[str]:
     """The outs that differ from dvc.lock, as DVC sees it."""
-    done = subprocess.run(["dvc", "data", "status", "--json"], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dvc", "data", "status", "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     try:
         uncommitted = json.loads(done.stdout).get("uncommitted", {})
     except ValueError:
