@@ -53,7 +53,7 @@ def main() -> int:
         if run.is_new:
             recorder_process.take_up(run.folder.parent, root)
             _open_run(run, root, stage)
-        recorder_process.ensure(run.folder, root)
+        recorder_process.ensure(run.folder, root, recorder_process.BY_LAUNCHER)
         log = Journal(run.folder)
     except OSError as error:
         sys.stderr.write(

@@ -47,7 +47,7 @@ TRIES_AFTER_END = 3
 class Recorder:
     """Follows the journal in ``folder`` from its beginning."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, by_launcher: bool) -> None:
         self.folder = folder
         self.log = journal.Journal(folder)
         records, self._offset = journal.read(folder / journal.FILE_NAME)
@@ -61,7 +61,7 @@ class Recorder:
         self._kept = {record["stage"] for record in self.records if record["type"] == "kept"}
         self._lock_time = 0.0
         # A recorder that comes later does not know what has been done in the workspace since.
-        self.saw_dvc_end = self.is_ours and self.anchor.process() is not None
+        self.saw_dvc_end = self.is_ours and (by_launcher or self.anchor.process() is not None)
         self._is_named = any(record["type"] == "name" for record in self.records)
         self._sampler = SystemSampler()
         self._num_samples = sum(1 for record in self.records if record.get("stage") == "system")
@@ -239,7 +239,7 @@ def _start_next(folder: Path) -> None:
 def main() -> int:
     """Record the run in the folder given; who started this process has taken the run's lock for it."""
     folder = Path(sys.argv[1])
-    recorder = Recorder(folder)
+    recorder = Recorder(folder, by_launcher=sys.argv[2:] == [recorder_process.BY_LAUNCHER])
     ended = threading.Event()
     shipping = threading.Thread(target=_ship, args=(folder, ended), daemon=True)
     shipping.start()

@@ -21,6 +21,7 @@ from stages.shared import files
 LOCK_NAME = "recorder.lock"
 LOG_NAME = "recorder.log"
 STATE_NAME = "mlflow.json"
+BY_LAUNCHER = "by-launcher"
 VERDICT_NAME = "diagnosis/verdict.json"
 # Loading the rules takes two seconds; a person waits no longer than this for the cause of a failure.
 VERDICT_TIMEOUT_S = 20.0
@@ -33,8 +34,10 @@ LOST_AFTER_S = 24 * 3600.0
 POLL_S = 0.1
 
 
-def ensure(folder: Path, root: Path) -> None:
+def ensure(folder: Path, root: Path, *origin: str) -> None:
     """Start the detached recorder of the run in ``folder``, unless one is at work; it works in ``root``.
+
+    ``origin`` is BY_LAUNCHER where the run's own launcher starts it.
 
     The lock is taken here and handed down: it belongs to the open file, so there is no moment in which a recorder
     that has been started seems dead. The system frees it however the recorder ends.
@@ -46,7 +49,7 @@ def ensure(folder: Path, root: Path) -> None:
             return
         with (folder / LOG_NAME).open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "stages.flight.record.recorder", str(folder)],
+                [sys.executable, "-m", "stages.flight.record.recorder", str(folder), *origin],
                 cwd=root,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
