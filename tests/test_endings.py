@@ -224,7 +224,6 @@ def test_two_experiments_of_a_queue(clone: Path) -> None:
         tiny.run(clone, "dvc", "queue", "logs", "--follow", f"gate-{minimum}", check=False)
     tiny.wait_for_recorders(clone)
     runs = tiny.mlflow_runs(clone)
-    assert {run.info.run_name for run in runs} == {f"gate-{x} (evaluate.gates.accuracy.min={x})" for x in ("0.91", "0.92")}
     assert {run.data.tags["dvc.experiment"] for run in runs} == {"gate-0.91", "gate-0.92"}
     for run in runs:
         assert run.info.status == "FINISHED"
@@ -250,7 +249,7 @@ def test_an_experiment_in_a_temporary_folder(clone: Path) -> None:
     tiny.commit(clone, "lock")
     tiny.run(clone, "dvc", "exp", "run", "--temp", "--name", "elsewhere", "-S", "evaluate.gates.accuracy.min=0.99")
     run = the_run(clone)
-    assert (run.info.run_name, run.info.status) == ("elsewhere (evaluate.gates.accuracy.min=0.99)", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("elsewhere (first run)", "FINISHED")
     states = {name.removeprefix("stage."): state for name, state in run.data.tags.items() if name.startswith("stage.")}
     assert states.pop("evaluate") == states.pop("diagnose") == "ran"
     assert set(states.values()) == {"cached"}
