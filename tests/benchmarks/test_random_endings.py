@@ -24,21 +24,26 @@ TRIES = 8
 pytestmark = pytest.mark.slow
 
 
-def metric_points(folder: Path, run_id: str) -> set[tuple[str, int, str]]:
+def metric_points(folder: Path, run_id: str) -> Counter[tuple[str, int, str]]:
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     keys = client.get_run(run_id).data.metrics
-    return {(key, point.step, repr(point.value)) for key in keys for point in client.get_metric_history(run_id, key)}
+    return Counter((key, point.step, repr(point.value)) for key in keys for point in client.get_metric_history(run_id, key))
 
 
-def journal_points(run: Path) -> set[tuple[str, int, str]]:
-    return {
+def journal_points(run: Path) -> Counter[tuple[str, int, str]]:
+    return Counter(
         (names.metric(record["stage"], name), record["step"] or 0, repr(float(value)))
         for record in journal.read_run(run)
         if record["type"] == "metrics"
         for name, value in record["values"].items()
-    }
+    )
+
+
+def is_whole(recorded: Counter[Any], shown: Counter[Any], *, may_lack: bool) -> bool:
+    """Nothing of the journal is lost or doubled; what a cut has taken from the journal, MLflow may have."""
+    return recorded <= shown if may_lack else recorded == shown
 
 
 def cut(run: Path, chance: random.Random) -> None:
@@ -62,7 +67,7 @@ def check(clone: Path, run: Path, stage: str, way: str) -> tuple[str, str, str, 
         "stage": tags.get(names.TAG_FAILURE_STAGE) == (stage if status != "FINISHED" else None) or way == "power loss",
         "kind": told in kinds,
         "cause": tags["mlflow.note.content"].split(":")[0] in (tags["verdict"],) and len(tags["mlflow.note.content"]) > len("unknown: "),
-        "metrics": journal_points(run) <= metric_points(clone, found.info.run_id),
+        "metrics": is_whole(journal_points(run), metric_points(clone, found.info.run_id), may_lack=way == "power loss"),
         "a run is missing or RUNNING": {folder.name for folder in clone.glob(".flight/runs/*/")} == shown.keys()
         and all(one.info.status != "RUNNING" for one in shown.values()),
     }
@@ -72,9 +77,9 @@ def check(clone: Path, run: Path, stage: str, way: str) -> tuple[str, str, str, 
 def test_random_endings(clone: Path, tmp_path: Path) -> None:
     chance = random.Random(SEED)  # noqa: S311
     ways = [way for way in strike.EXPECTED if way != "memory of the group" or strike.make_group()]
-    plan = [
-        (ways[number % len(ways)], names.STAGES[(number * 3 + number // len(ways)) % len(names.STAGES)]) for number in range(NUM_MOMENTS)
-    ]
+    stages = [names.STAGES[number % len(names.STAGES)] for number in range(NUM_MOMENTS)]
+    chance.shuffle(stages)
+    plan = [(ways[number % len(ways)], stage) for number, stage in enumerate(stages)]
     wrong: list[Any] = []
     print(f"\n{'way':26} {'stage':9} {'moment':>8}  {'status':9} {'failed in':10} {'kind':14} next repro  wrong")  # noqa: T201
     for way, stage in plan:
