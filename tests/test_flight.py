@@ -139,6 +139,15 @@ def test_the_hash_of_a_folder_is_dvcs(tmp_path: Path) -> None:
     assert lock.md5(tmp_path / "data") in (tmp_path / "data.dvc").read_text()
 
 
+def test_a_lock_cut_anywhere_is_whole_or_empty(trained: Path, tmp_path: Path) -> None:
+    """As it is found while DVC writes it: every entry that is read can be relied on."""
+    content = (trained / "dvc.lock").read_bytes()
+    for length in range(0, len(content), 97):
+        (tmp_path / "dvc.lock").write_bytes(content[:length])
+        for entry in lock.read_stages(tmp_path / "dvc.lock").values():
+            assert all(item["path"] and item["md5"] for item in (*entry.get("deps", []), *entry.get("outs", [])))
+
+
 def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:
     tiny.run(tmp_path, "git", "init", "-q")
     (tmp_path / "small.txt").write_bytes(b"a\r\nb")

@@ -16,10 +16,11 @@ CHUNK_BYTES = 1 << 20
 def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     """The stages of a dvc.lock in its order; none if the file is absent or half-written."""
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError):
+        stages = dict((YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages") or {})
+        whole = all(item["path"] and item["md5"] for entry in stages.values() for item in (*entry.get("deps", []), *entry.get("outs", [])))
+    except (OSError, YAMLError, LookupError, TypeError, AttributeError, ValueError):
         return {}
-    return dict((content or {}).get("stages") or {})
+    return stages if whole else {}
 
 
 def outs(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import address, capture, journal, recorder_process
+from stages.flight.record import address, capture, journal, lock, recorder_process
 from stages.flight.record.closing import close, close_barely, diagnose, plain_params
 from stages.flight.record.keeping import is_of_run, keep_cached, keep_reports
 from stages.flight.record.session import Identity
@@ -79,7 +79,7 @@ class Recorder:
             elif anchor_is_gone:
                 self._end_strays()
                 return
-            self._keep_lock()
+            _despite_errors(self._keep_lock)
             self._sample_system(running)
             if time.monotonic() >= self._next_sign:
                 self._next_sign = time.monotonic() + recorder_process.HEARTBEAT_S
@@ -115,7 +115,7 @@ class Recorder:
         """Copy dvc.lock whenever it changes: a temporary folder is gone before dvc is."""
         with contextlib.suppress(OSError):
             changed = (self.workspace / "dvc.lock").stat().st_mtime
-            if changed != self._lock_time:
+            if changed != self._lock_time and lock.read_stages(self.workspace / "dvc.lock"):  # else DVC is writing it
                 shutil.copyfile(self.workspace / "dvc.lock", self.folder / "dvc.lock")
                 self._lock_time = changed
                 if self.is_temporary:
