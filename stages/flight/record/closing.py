@@ -46,7 +46,7 @@ def _params(folder: Path) -> Params | None:
 
 def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Journal, *, saw_dvc_end: bool) -> None:
     """Fill in the stages that DVC skipped, make the final diagnosis, and write the record ``end``."""
-    is_ours = (workspace / "dvc.lock").is_file() and not _has_newer_run(workspace, folder)
+    is_ours = bool(lock.read_stages(workspace / "dvc.lock")) and not _has_newer_run(workspace, folder)
     is_ours = is_ours and (saw_dvc_end or _fits(records, workspace, folder))
     if is_ours:
         shutil.copyfile(workspace / "dvc.lock", folder / "dvc.lock")
