@@ -141,7 +141,8 @@ class Recorder:
         while launcher is not None and launcher.is_running() and self._is_running(running) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         if self._is_running(running):
-            ending = {"cause": cause, "kind": kind} if has_living else self._lost(running["stage"])
+            # A launcher that ends in any other way writes how the stage ended.
+            ending = {"cause": cause, "kind": kind} if has_living or self.saw_dvc_end else self._lost(running["stage"])
             self.log.write("stage-end", stage=running["stage"], exit_code=None, signal=None, seconds=None, **ending)
 
     def _lost(self, stage: str) -> dict[str, str]:
