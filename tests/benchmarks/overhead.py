@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def inside(clone: Path) -> tuple[float, dict[str, float]]:
 def recorder(clone: Path, seed: int) -> tuple[float, float]:
     """The recorder's processor time over the time of the training stage: the whole, and once it has loaded MLflow."""
     tiny.set_params(clone, {"train.seed": seed})
+    shutil.rmtree(clone / ".flight")  # so that the record waited for is the one to come
     dvc = tiny.start(clone, "dvc", "repro", "train")
     started = tiny.wait_for_record(clone, type="stage-start", stage="train")
     process = next(found for found in tiny.processes(clone) if "stages.flight.record.recorder" in found.cmdline())
