@@ -109,7 +109,7 @@ def run(clone: Path, injection: Path, stage: str, way: str, delay_s: float) -> t
     mark = injection / "struck"
     mark.unlink(missing_ok=True)
     (injection / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    before = set(clone.glob(".flight/runs/*/"))
+    before = set(clone.glob(".flight/runs/[!.]*/"))
     command = ["dvc", "repro"]
     if way in INSIDE:
         command = ["env", f"PYTHONPATH={injection}", f"STRIKE={stage},{way},{delay_s}", f"STRIKE_MARK={mark}", *command]
@@ -118,14 +118,14 @@ def run(clone: Path, injection: Path, stage: str, way: str, delay_s: float) -> t
     dvc = tiny.start(clone, *command)
     struck = way not in INSIDE and _strike(clone, before, dvc.pid, stage, way, delay_s)
     dvc.communicate()
-    folder = next(iter(set(clone.glob(".flight/runs/*/")) - before))
+    folder = next(iter(set(clone.glob(".flight/runs/[!.]*/")) - before))
     return (folder if struck or mark.exists() else None), dvc.returncode
 
 
 def _strike(clone: Path, before: set[Path], dvc: int, stage: str, way: str, delay_s: float) -> bool:
     started = None
     while started is None and psutil.Process(dvc).status() != psutil.STATUS_ZOMBIE:
-        for folder in set(clone.glob(".flight/runs/*/")) - before:
+        for folder in set(clone.glob(".flight/runs/[!.]*/")) - before:
             records = journal.read_run(folder)
             started = next((record for record in records if record["type"] == "stage-start" and record["stage"] == stage), None)
         time.sleep(0.02)

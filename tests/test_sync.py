@@ -30,7 +30,7 @@ WRONG = "htp://mlflow.example:5000"
         (WRONG, "begins with htp:"),
         ("http://", "names no host"),
         ("./mlruns", "sqlite:///mlflow.db"),
-        ("file:///tmp/mlruns", "sqlite:///mlflow.db"),
+        ("file:///srv/mlruns", "sqlite:///mlflow.db"),
         ("sqlite:mlflow.db", "Expected: sqlite:///mlflow.db"),
         ("sqlite:////dev/null/mlflow.db", "/dev/null is not what it should be"),
         ("sqlite:////etc", "/etc is not what it should be"),
