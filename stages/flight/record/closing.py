@@ -17,6 +17,7 @@ from stages.flight.record.keeping import REPORTS, keep_reports, kept_manifest, o
 from stages.flight.record.secrets import mask
 from stages.flight.runs import drift
 from stages.flight.runs import run as runs
+from stages.flight.runs.changes import plain_params
 from stages.shared import diagnosis, evidence, paths
 from stages.shared.errors import ParamsError
 from stages.shared.params import Params, load, read_yaml
@@ -196,12 +197,3 @@ def _stage_states(records: list[dict[str, Any]], locked: dict[str, Any], current
         else:
             states[stage] = "cached" if stage in wanted or stage in current else "not-reached"
     return states
-
-
-def plain_params(folder: Path) -> dict[str, Any]:
-    """The parameters that the run began with, unchecked; none if its params.yaml cannot be read."""
-    try:
-        values = read_yaml(folder / "params.yaml")
-    except ParamsError:
-        return {}
-    return values if isinstance(values, dict) else {}

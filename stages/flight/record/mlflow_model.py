@@ -1,4 +1,4 @@
-"""The classifier as an MLflow model, and as the champion among the registered ones; with mlflow_store the only importer of mlflow."""
+"""The classifier as an MLflow model, and as the champion among the registered ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from stages.flight.record import names
-from stages.flight.record.lock import read_stages
+from stages.flight.record import lock, names
+from stages.flight.record.description import GATES
 from stages.shared import files, model, prepared, scores
 
 SAVED = "model"
 EXAMPLE = "input_example.npy"
-GATES = "reports/evaluate/gates.json"
 LOCK = "champion.lock"
 # Which of two models is better is decided by this, as `best` among the runs is.
 DECIDING_METRIC = "macro_f1"
@@ -100,14 +99,12 @@ def _champion(client: mlflow.MlflowClient, name: str) -> Any:
 
 
 def _test_split(folder: Path) -> str:
-    deps = read_stages(folder / "dvc.lock").get("evaluate", {}).get("deps", [])
+    deps = lock.read_stages(folder / "dvc.lock").get("evaluate", {}).get("deps", [])
     return str(next((dep["md5"] for dep in deps if dep["path"] == TEST_SPLIT), ""))
 
 
 def _score(champion: Any, split: str, workspace: Path) -> float | None:
     """The champion's figure on the present test split, on which it has not been measured; None if it does not fit."""
-    from stages.flight.record import lock
-
     if not (workspace / TEST_SPLIT).is_dir() or lock.md5(workspace / TEST_SPLIT) != split:
         return None
     uri = f"models:/{champion.name}/{champion.version}"

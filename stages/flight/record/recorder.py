@@ -22,12 +22,13 @@ from typing import Any
 import psutil
 
 from stages.flight.record import address, capture, journal, lock, recorder_process
-from stages.flight.record.closing import close, close_barely, diagnose, plain_params
+from stages.flight.record.closing import close, close_barely, diagnose
 from stages.flight.record.keeping import is_of_run, keep_cached, keep_reports
 from stages.flight.record.session import Identity
 from stages.flight.record.system import SystemSampler
 from stages.flight.runs import naming
 from stages.flight.runs import run as runs
+from stages.flight.runs.changes import plain_params
 
 POLL_S = 0.2
 SYSTEM_SAMPLE_S = 10.0
@@ -248,7 +249,7 @@ def main() -> int:
         recorder.log.write("capture", **capture.environment())
     if runs.end(recorder.records) is None:
         recorder.follow()
-        if not _despite_errors(lambda: recorder.close()):
+        if not _despite_errors(recorder.close):
             close_barely(recorder.records, recorder.log)
         _despite_errors(lambda: runs.keep_summary(folder))
     ended.set()

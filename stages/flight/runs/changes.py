@@ -11,11 +11,16 @@ from stages.shared.params import read_yaml
 
 def read_params(folder: Path) -> dict[str, Any]:
     """The parameters of the run in ``folder`` by dotted name; none if its params.yaml cannot be read."""
+    return flatten(plain_params(folder))
+
+
+def plain_params(folder: Path) -> dict[str, Any]:
+    """The parameters that the run began with, nested and unchecked; none if its params.yaml cannot be read."""
     try:
         values = read_yaml(folder / "params.yaml")
     except ParamsError:
         return {}
-    return flatten(values)
+    return values if isinstance(values, dict) else {}
 
 
 def flatten(values: Any) -> dict[str, Any]:
