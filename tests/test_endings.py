@@ -48,7 +48,7 @@ def test_bad_data(clone: Path) -> None:
     assert "data-rejected:" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not (clone / "reports/diagnose").exists(), "the verdict of an earlier run must not be read as this one's"
-    kept = next(clone.glob(".flight/runs/*/reports/validate/summary.json"))
+    kept = next(clone.glob(".flight/runs/[!.]*/reports/validate/summary.json"))
     assert '"passed": false' in kept.read_text()
 
 
@@ -161,7 +161,7 @@ def test_early_cut_off(clone: Path, trained: Path) -> None:
     assert run.data.tags["git.dirty"] == "true"
     original = {name: value for name, value in tiny.mlflow_runs(trained)[0].data.metrics.items() if name.split("/")[0] in FILLED_IN}
     assert {name: run.data.metrics.get(name) for name in original} == original, "what a stage measures, and what is filled in for it"
-    verdict = next(clone.glob(".flight/runs/*/diagnosis/verdict.json"))
+    verdict = next(clone.glob(".flight/runs/[!.]*/diagnosis/verdict.json"))
     assert verdict.read_text() == (clone / "reports/diagnose/verdict.json").read_text()
 
 

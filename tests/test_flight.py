@@ -95,7 +95,7 @@ def test_a_run_can_be_asked_for_once(clone: Path) -> None:
     for _ in range(2):
         tiny.run(clone, "env", f"FLIGHT_RUN_ID={asked}", "python", "-m", "stages", "augment")
         tiny.wait_for_recorders(clone)
-    second, first = (json.loads(path.read_text()) for path in sorted(clone.glob(".flight/runs/*/mlflow.json"), reverse=True))
+    second, first = (json.loads(path.read_text()) for path in sorted(clone.glob(".flight/runs/[!.]*/mlflow.json"), reverse=True))
     assert first["run_id"] == asked != second["run_id"]
     assert first["complete"] is second["complete"] is True
     assert first["notice"] is None

@@ -54,7 +54,7 @@ def everything(client: Any, experiment: str, folder: Path) -> dict[str, Any]:
 
 
 def seconds_of_training(clone: Path) -> float:
-    records = journal.read_run(next(clone.glob(".flight/runs/*/")))
+    records = journal.read_run(next(clone.glob(".flight/runs/[!.]*/")))
     return float(next(record["seconds"] for record in records if record["type"] == "stage-end" and record["stage"] == "train"))
 
 

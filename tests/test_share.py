@@ -18,7 +18,7 @@ def recorded(clone: Path) -> str:
     (clone / "notes.txt").write_text("password = 'hunter22hunter'\n")
     tiny.run(clone, "python", "-m", "stages", "augment")
     tiny.wait_for_recorders(clone)
-    return next(clone.glob(".flight/runs/*/")).name
+    return next(clone.glob(".flight/runs/[!.]*/")).name
 
 
 def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_another_machines_live_run_is_left_alone(clone: Path) -> None:
     """Its processes cannot be seen, so the recorder's sign of life decides."""
     tiny.run(clone, "python", "-m", "stages", "augment")
     tiny.wait_for_recorders(clone)
-    folder = next(clone.glob(".flight/runs/*/"))
+    folder = next(clone.glob(".flight/runs/[!.]*/"))
     rewrite(folder, host="another")
     (folder / recorder_process.STATE_NAME).unlink()
     for command in (("flight", "runs"), ("flight", "sync"), ("python", "-m", "stages", "augment")):
@@ -110,7 +110,7 @@ def test_on_a_shared_store_only_the_silent_are_closed(tmp_path: Path) -> None:
 def test_which_run_made_what(clone: Path) -> None:
     tiny.run(clone, "python", "-m", "stages", "augment")
     tiny.wait_for_recorders(clone)
-    made_by = next(clone.glob(".flight/runs/*/")).name
+    made_by = next(clone.glob(".flight/runs/[!.]*/")).name
     rows = {row["stage"]: row for row in json.loads(tiny.run(clone, "flight", "which", "--json").stdout)}
     assert {stage: row["run_id"] for stage, row in rows.items() if row["run_id"]} == {"augment": made_by}
     assert all(row["changed_since"] == [] for row in rows.values())
@@ -127,7 +127,7 @@ def test_a_run_deleted_in_mlflow_is_not_shipped_again(clone: Path) -> None:
     tiny.wait_for_recorders(clone)
     client = mlflow.MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
     client.delete_run(tiny.mlflow_runs(clone)[0].info.run_id)
-    folder = next(clone.glob(".flight/runs/*/"))
+    folder = next(clone.glob(".flight/runs/[!.]*/"))
     recorder_process.remember(folder, complete=False, offset=0)
     assert "1 shipped" in tiny.run(clone, "flight", "sync").stdout
     assert "was deleted" in str(recorder_process.state(folder)["problem"])

@@ -121,7 +121,7 @@ def wait_for_record(folder: Path, **wanted: str) -> dict[str, Any]:
     """Follow the journal of the newest run until it has a record with the fields wanted."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for path in sorted(folder.glob(".flight/runs/*/journal.jsonl"))[-1:]:
+        for path in sorted(folder.glob(".flight/runs/[!.]*/journal.jsonl"))[-1:]:
             for record in journal.read(path)[0]:
                 if all(record.get(name) == value for name, value in wanted.items()):
                     return record

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_thousand_runs(trained: Path, tmp_path: Path) -> None:
-    source = next(trained.glob(".flight/runs/*/"))
+    source = next(trained.glob(".flight/runs/[!.]*/"))
     for number in range(NUM_RUNS):
         folder = tmp_path / f".flight/runs/20260101-{number:06d}-abcdef"
         folder.mkdir(parents=True)

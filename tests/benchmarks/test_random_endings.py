@@ -68,7 +68,7 @@ def check(clone: Path, run: Path, stage: str, way: str) -> tuple[str, str, str, 
         "kind": told in kinds,
         "cause": tags["mlflow.note.content"].split(":")[0] in (tags["verdict"],) and len(tags["mlflow.note.content"]) > len("unknown: "),
         "metrics": is_whole(journal_points(run), metric_points(clone, found.info.run_id), may_lack=way == "power loss"),
-        "a run is missing or RUNNING": {folder.name for folder in clone.glob(".flight/runs/*/")} == shown.keys()
+        "a run is missing or RUNNING": {folder.name for folder in clone.glob(".flight/runs/[!.]*/")} == shown.keys()
         and all(one.info.status != "RUNNING" for one in shown.values()),
     }
     return found.info.status, tags.get(names.TAG_FAILURE_STAGE, "-"), told, [name for name, right in checks.items() if not right]
