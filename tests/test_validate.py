@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages import validate as stage
-from stages.shared import duplicates, paths, splits
-from stages.shared.checks import IMAGE_ISSUES, UNREADABLE, CheckResult
-from stages.shared.images import MAX_PIXELS, examine
+from stages.shared import paths
+from stages.shared.images import MAX_PIXELS
 from stages.shared.manifest import MANIFEST_COLUMNS, read_manifest, usable_rows
 from stages.shared.params import ValidateParams, load
+from stages.shared.quality import duplicates, issues, splits
+from stages.shared.quality.checks import CheckResult
+from stages.shared.quality.examine import ImageFacts
+from stages.shared.quality.examine import examine as examine_content
+from stages.shared.quality.issues import UNREADABLE
+from stages.shared.quality.kept import FACT_SCHEMA
+from stages.shared.quality.scan import scan
 from stages.shared.thumbnails import thumbnails
 from tests.tiny import ROOT
 
@@ -48,7 +54,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         archive.extractall(raw)
     with (ROOT / "data/sample/planted.csv").open(encoding="utf-8", newline="") as file:
         planted = list(csv.DictReader(file))
-    scanned = stage.scan(raw)
+    scanned = scan(raw, tmp_path_factory.mktemp("kept"))
     return Sample(raw, planted, scanned, stage.validate(scanned, PARAMS))
 
 
@@ -62,33 +68,36 @@ def make_table(counts: dict[str, int], **columns: list[Any]) -> pd.DataFrame:
     """Distinct good images as a scan finds them: ``counts`` images a class, some columns replaced."""
     labels = [label for label, count in counts.items() for _ in range(count)]
     generator = np.random.default_rng(0)
-    hashes = generator.integers(0, 2**63, (2, len(labels)), dtype=np.uint64)
+    hashes = generator.integers(0, 2**63, (4, len(labels)), dtype=np.uint64)
     values: dict[str, Any] = {
-        "given_split": [""] * len(labels),
         "path": [f"{label}/{number:04d}.png" for number, label in enumerate(labels)],
-        "label": labels,
-        "split": [""] * len(labels),
-        "status": ["ok"] * len(labels),
-        "issues": [[] for _ in labels],
+        "found": np.zeros(len(labels), np.uint64),
         "width": [8] * len(labels),
         "height": [8] * len(labels),
         "mode": ["RGB"] * len(labels),
         "format": ["PNG"] * len(labels),
         "num_bytes": [100] * len(labels),
         "sha256": [f"{number:064x}" for number in generator.permutation(len(labels))],
-        "dhash": list(hashes[0]),
-        "phash": list(hashes[1]),
+        **dict(zip(("dhash", "phash", "dhash_mirrored", "phash_mirrored"), hashes, strict=True)),
         "brightness": [0.5] * len(labels),
-        "sharpness": [1.0] * len(labels),
+        "dark_end": [0.1] * len(labels),
+        "bright_end": [0.9] * len(labels),
+        "contrast": [0.2] * len(labels),
+        "colour": [0.1] * len(labels),
+        "sharpness": [500.0] * len(labels),
         "entropy": [7.0] * len(labels),
-        "group": [-1] * len(labels),
     }
-    return pd.DataFrame({**values, **columns}, columns=["given_split", *MANIFEST_COLUMNS])
+    if given_split := columns.pop("given_split", None):
+        values["path"] = [f"{split}/{path}" for split, path in zip(given_split, values["path"], strict=True)]
+    if found := columns.pop("issues", None):
+        values["found"] = [issues.mask(names) for names in found]
+    table = pd.DataFrame({**values, **columns}, columns=["path", *FACT_SCHEMA.names])
+    return table.astype({"path": "str", "sha256": "str", "mode": "str", "format": "str", "found": "uint64"})
 
 
 def copy_bytes(table: pd.DataFrame, original: int, copy: int) -> None:
     """Make one row a byte-equal copy of another."""
-    for column in ("sha256", "dhash", "phash"):
+    for column in ("sha256", "dhash", "phash", "dhash_mirrored", "phash_mirrored"):
         values = list(table[column])
         values[copy] = values[original]
         table[column] = values
@@ -121,7 +130,7 @@ def test_every_planted_defect_is_found_by_its_check(sample: Sample) -> None:
 
 
 def test_clean_images_have_no_issue_beside_the_originals_of_copies(sample: Sample) -> None:
-    for name in set(IMAGE_ISSUES) - {"near-duplicate"}:
+    for name in set(issues.NAMES) - {"near-duplicate"}:
         planted = {path for row in sample.planted if row["check"] == name for path in (row["path"], row["original"]) if path}
         assert set(check(sample.verdict, name).offenders) == planted, name
 

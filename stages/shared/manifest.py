@@ -24,6 +24,10 @@ _SCHEMA = pa.schema(
         ("dhash", pa.uint64()),
         ("phash", pa.uint64()),
         ("brightness", pa.float64()),
+        ("dark_end", pa.float64()),
+        ("bright_end", pa.float64()),
+        ("contrast", pa.float64()),
+        ("colour", pa.float64()),
         ("sharpness", pa.float64()),
         ("entropy", pa.float64()),
         ("group", pa.int64()),
@@ -35,7 +39,7 @@ MANIFEST_COLUMNS = tuple(_SCHEMA.names)
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
     """Write with a fixed schema and without pandas' metadata, so that equal tables give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(table[field.name].tolist(), type=field.type) for field in _SCHEMA]
+    columns = [pa.array(table[field.name], type=field.type) for field in _SCHEMA]
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
 
 

@@ -60,6 +60,11 @@ def load_backbone(classifier: Any, folder: Path) -> bool:
     return True
 
 
+def pooled(classifier: Any) -> Any:
+    """The part of the classifier that makes features: images as for the whole to (n, num_features) float32."""
+    return keras.Model(classifier.input, classifier.get_layer("pool").output, name="features")
+
+
 def _misfit(reason: str) -> SourceError:
     return SourceError(
         f"ingest.backbone_weights do not fit this MobileNetV2: {reason}\n"

@@ -53,16 +53,43 @@ class PolicyParams(Section):
     not_an_image: ImagePolicy
     truncated: ImagePolicy
     unreadable: ImagePolicy
+    decompression_bomb: ImagePolicy
+    corrupt: ImagePolicy
     constant: ImagePolicy
-    animated: ImagePolicy
-    wrong_extension: ImagePolicy
     conflicting_labels: ImagePolicy
     exact_duplicate: ImagePolicy
     near_duplicate: ImagePolicy
-    alpha: ImagePolicy
+    conflicting_near_duplicate: ImagePolicy
+    label_noise: ImagePolicy
+    wrong_extension: ImagePolicy
+    unportable_format: ImagePolicy
+    animated: ImagePolicy
+    trailing_bytes: ImagePolicy
     sixteen_bit: ImagePolicy
     cmyk: ImagePolicy
+    alpha: ImagePolicy
+    palette: ImagePolicy
     exif_orientation: ImagePolicy
+    grey_among_colour: ImagePolicy
+    dark: ImagePolicy
+    bright: ImagePolicy
+    low_contrast: ImagePolicy
+    blurry: ImagePolicy
+    low_information: ImagePolicy
+    odd_size: ImagePolicy
+    odd_aspect: ImagePolicy
+
+
+class LimitParams(Section):
+    """Where a picture begins to be odd, if it is also unlike the rest of the data."""
+
+    dark: Fraction
+    bright: Fraction
+    low_contrast: Fraction
+    blurry: NonNegative
+    low_information: Annotated[float, Field(ge=0, le=8)]
+    odd_size: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    odd_aspect: Annotated[float, Field(gt=0, lt=1)]
 
 
 class ValidateParams(Section):
@@ -72,7 +99,12 @@ class ValidateParams(Section):
     min_images_per_class: PositiveCount
     max_class_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     max_unreadable_fraction: Fraction
-    near_duplicate_distance: Annotated[int, Field(ge=0, le=16)]
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=8)]
+    max_property_skill: Fraction
+    max_split_difference: Fraction
+    max_label_noise_images: Count
+    limits: LimitParams
+    keep: list[str]
     policy: PolicyParams
 
     @model_validator(mode="after")

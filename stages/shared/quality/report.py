@@ -1,0 +1,151 @@
+"""The data-quality page: a verdict, what to do next, and for each finding the images themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stages.shared import page
+from stages.shared.paths import SPLITS
+from stages.shared.quality import histograms, issues, outliers
+from stages.shared.thumbnails import thumbnails
+
+MAX_PICTURES = 24  # for one finding
+MAX_PAIRS = 12
+MAX_LISTED = 300
+MAX_EXAMPLES, MAX_EXAMPLES_PER_CLASS = 320, 8
+PAIR_CHECKS = ("conflicting-labels", "conflicting-near-duplicate", "split-overlap", "near-split-overlap", "exact-duplicate", "near-duplicate")
+SEVERITIES = ("critical", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that are alike: their rows, and how far apart their hashes are, in bits."""
+
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+    distance: str
+
+
+def render(
+    manifest: pd.DataFrame,
+    summary: dict[str, Any],
+    lines: Sequence[outliers.Line],
+    pairs: NDArray[np.int64],
+    doubts: Mapping[str, str],
+    raw: Path,
+) -> str:
+    """The page, self-contained; a pure function of its arguments and of the images below ``raw``.
+
+    Args:
+        manifest: a row an image.
+        summary: the content of summary.json.
+        lines: where outliers begin.
+        pairs: rows of the manifest that are alike, (num_pairs, 2).
+        doubts: path → the label that a probe would give.
+        raw: the folder of the images.
+    """
+    failed = [check for check in summary["checks"] if not check["passed"]]
+    shown = {check["name"]: _shown(check, manifest, lines) for check in failed}
+    joined = {check["name"]: _pairs(check, manifest, pairs) for check in failed if check["name"] in PAIR_CHECKS}
+    examples = _examples(manifest)
+    used = set(manifest.loc[manifest["status"] == "ok", "path"])
+    num_used = {check["name"]: len(used.intersection(check["offenders"])) for check in failed}
+    wanted = {row["path"] for rows in [*shown.values(), *examples.values()] for row in rows}
+    wanted |= {row["path"] for found in joined.values() for pair in found for row in (pair.first, pair.second)}
+    return page.render(
+        "validate.html",
+        summary=summary,
+        groups={severity: [check for check in failed if check["severity"] == severity] for severity in SEVERITIES},
+        num_used=num_used,
+        first=next((check["name"] for check in failed if check["severity"] == "warning" and num_used[check["name"]]), None),
+        passed=[check for check in summary["checks"] if check["passed"]],
+        shown=shown,
+        pairs=joined,
+        doubts=doubts,
+        examples=examples,
+        pictures=thumbnails(raw, sorted(wanted)),
+        histograms=histograms.of_measures(manifest, lines),
+        sizes=histograms.of_sizes(manifest),
+        formats=_formats(manifest),
+        keep=_keep_line(manifest),
+        policies=issues.NAMES,
+        splits=SPLITS,
+        max_listed=MAX_LISTED,
+    )
+
+
+def _shown(check: dict[str, Any], manifest: pd.DataFrame, lines: Sequence[outliers.Line]) -> list[dict[str, Any]]:
+    """Rows of the images to show, the worst first."""
+    if check["name"] in PAIR_CHECKS or not check["observed"].endswith("images"):
+        return []
+    rows = manifest[manifest["path"].isin(check["offenders"])]
+    distance = pd.Series(0.0, rows.index)
+    values = outliers.measures(rows)
+    for line in lines:
+        if line.issue == check["name"]:
+            distance = np.maximum(distance, (values[line.measure] - line.value) * (-1 if line.side == "below" else 1))
+    order = distance.sort_values(ascending=False, kind="stable").index[:MAX_PICTURES]
+    return _records(rows.loc[order])
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _pairs(check: dict[str, Any], manifest: pd.DataFrame, pairs: NDArray[np.int64]) -> list[Pair]:
+    """The first pairs of images that both offend, from two classes or two splits before others."""
+    offending = manifest["path"].isin(check["offenders"]).to_numpy()
+    both = pairs[offending[pairs].all(axis=1)] if len(pairs) else pairs
+    label, split, sha256 = (manifest[name].to_numpy(object) for name in ("label", "split", "sha256"))
+    left, right = both.T if len(both) else (np.empty(0, np.int64), np.empty(0, np.int64))
+    same_bytes = sha256[left] == sha256[right]
+    wanted = {
+        "conflicting-labels": same_bytes & (label[left] != label[right]),
+        "conflicting-near-duplicate": ~same_bytes & (label[left] != label[right]),
+        "split-overlap": same_bytes & (split[left] != split[right]),
+        "near-split-overlap": split[left] != split[right],
+        "exact-duplicate": same_bytes,
+        "near-duplicate": ~same_bytes,
+    }[check["name"]]
+    rows = np.flatnonzero(wanted)[:MAX_PAIRS]
+    return [_pair(manifest, int(left[row]), int(right[row])) for row in rows]
+
+
+def _pair(manifest: pd.DataFrame, left: int, right: int) -> Pair:
+    first, second = _records(manifest.iloc[[left, right]])
+    if first["sha256"] == second["sha256"]:
+        return Pair(first, second, "same bytes")
+    bits = [(int(first[name]) ^ int(second[name])).bit_count() for name in ("dhash", "phash")]
+    return Pair(first, second, f"{max(bits)} of 64 bits differ" if max(bits) <= 16 else "mirrored")
+
+
+def _examples(manifest: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Some images of each class, chosen by their hash: arbitrary, yet the same each time."""
+    usable = manifest[manifest["status"] == "ok"].sort_values("sha256")
+    classes = sorted(usable["label"].unique())[:MAX_EXAMPLES]
+    number = min(MAX_EXAMPLES_PER_CLASS, max(1, MAX_EXAMPLES // max(len(classes), 1)))
+    first = usable.groupby("label").head(number)
+    return {str(label): _records(first[first["label"] == label]) for label in classes}
+
+
+def _formats(manifest: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Format, colour mode and number of images, the most frequent first."""
+    decodable = manifest[manifest["format"] != ""]
+    counts = decodable.groupby(["format", "mode"]).size().sort_values(ascending=False, kind="stable")
+    return [(str(name), str(mode), int(count)) for (name, mode), count in counts.items()]
+
+
+def _keep_line(manifest: pd.DataFrame) -> str:
+    """The line of params.yaml that takes back the quarantined images that can be decoded."""
+    back = manifest[(manifest["status"] == "quarantined") & (manifest["brightness"] + manifest["width"] > 0)]
+    undecodable = back["issues"].map(lambda names: bool({"truncated", "unreadable"}.intersection(names)))
+    chosen = list(back["path"][~undecodable.astype(bool)])[:MAX_PICTURES]
+    return "keep: [" + ", ".join(json.dumps(path, ensure_ascii=False) for path in chosen) + "]" if chosen else ""
