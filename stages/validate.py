@@ -47,16 +47,14 @@ class Verdict:
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
         usable = self.manifest[self.manifest["status"] == "ok"]
-        counts = usable.groupby(["split", "label"]).size()
+        counts = {str(split): rows["label"].value_counts().sort_index() for split, rows in usable.groupby("split")}
         return {
             "num_images": len(self.manifest),
             "num_ok": len(usable),
             "num_quarantined": len(self.manifest) - len(usable),
             "class_counts": {str(label): int(count) for label, count in usable["label"].value_counts().items()},
             "split_counts": {
-                name: {str(label): int(count) for label, count in counts[name].items()}
-                for name in paths.SPLITS
-                if name in counts.index.get_level_values("split")
+                name: {str(label): int(count) for label, count in counts[name].items()} for name in paths.SPLITS if name in counts
             },
             "passed": self.passed,
             "checks": [asdict(check) for check in self.checks],

@@ -26,7 +26,7 @@ def scene(seed: int = 0, size: tuple[int, int] = (160, 120)) -> Image.Image:
     for _ in range(12):
         x, y, width, height = generator.integers(0, 100, 4)
         colour = tuple(int(value) for value in generator.integers(0, 256, 3))
-        draw.ellipse((int(x), int(y), int(x + width // 2), int(y + height // 2)), fill=colour)  # type: ignore[arg-type]
+        draw.ellipse((int(x), int(y), int(x + width // 2), int(y + height // 2)), fill=colour)
     pixels = np.asarray(coarse, np.int16) + generator.normal(0, 8, (size[1], size[0], 3)).astype(np.int16)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -66,9 +66,21 @@ def overwrite(content: bytes, position: int, new: bytes) -> bytes:
 def _empty_or_no_image() -> Iterator[Kind]:
     yield "empty.jpg", b"", "empty"
     yield "empty.png", b"", "empty"
-    texts = {"text.jpg": b"not an image\n" * 40, "error.jpg": b"<!doctype html><title>404 Not Found</title>", "pointer.png": b"version https://git-lfs"}
-    texts |= {"zeros.jpg": bytes(5000), "noise.jpg": np.random.default_rng(0).bytes(5000), "._photo.jpg": b"\0\5\x16\7\0\2\0\0Mac OS X        "}
-    texts |= {"document.jpg": b"%PDF-1.7\n1 0 obj\n", "Thumbs.db": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512), "drawing.svg": b"<svg xmlns='x'/>"}
+    texts = {
+        "text.jpg": b"not an image\n" * 40,
+        "error.jpg": b"<!doctype html><title>404 Not Found</title>",
+        "pointer.png": b"version https://git-lfs",
+    }
+    texts |= {
+        "zeros.jpg": bytes(5000),
+        "noise.jpg": np.random.default_rng(0).bytes(5000),
+        "._photo.jpg": b"\0\5\x16\7\0\2\0\0Mac OS X        ",
+    }
+    texts |= {
+        "document.jpg": b"%PDF-1.7\n1 0 obj\n",
+        "Thumbs.db": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512),
+        "drawing.svg": b"<svg xmlns='x'/>",
+    }
     texts |= {"newline.jpg": b"\r\n" + encode(scene(), "JPEG"), "video.jpg": b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(200)}
     archive = io.BytesIO()
     zipfile.ZipFile(archive, "w").close()

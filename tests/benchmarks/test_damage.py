@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[int, int, Callable[[np.random.Generator, int], bytes], fl
     "1 random byte": (1, 1, np.random.Generator.bytes, 0.15),
     "16 random bytes in a row": (1, 16, np.random.Generator.bytes, 0.4),
     "16 random bytes, each elsewhere": (16, 1, np.random.Generator.bytes, 0.8),
-    "512 zeros": (1, 512, lambda _, size: bytes(size), 0.5),
+    "512 zeros": (1, 512, lambda _, size: bytes(size), 0.9),
     "512 random bytes": (1, 512, np.random.Generator.bytes, 0.8),
 }
 

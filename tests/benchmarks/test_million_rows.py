@@ -20,7 +20,9 @@ MAX_SECONDS, MAX_JOIN_SECONDS, MAX_BYTES = 15, 5, 1_500_000_000
 def facts(num_images: int) -> pd.DataFrame:
     """What a scan tells of ``num_images`` images in 20 classes: one in a hundred has an issue, one in a hundred has a near-duplicate."""
     generator = np.random.default_rng(0)
-    hashes = {name: generator.integers(0, 2**64 - 1, num_images, np.uint64) for name in ("dhash", "phash", "dhash_mirrored", "phash_mirrored")}
+    hashes = {
+        name: generator.integers(0, 2**64 - 1, num_images, np.uint64) for name in ("dhash", "phash", "dhash_mirrored", "phash_mirrored")
+    }
     copies = generator.choice(num_images // 2, num_images // 100, replace=False)
     for values in hashes.values():
         values[num_images - 1 - copies] = values[copies] ^ np.uint64(1 << 17)

@@ -38,7 +38,7 @@ class Check:
     def broken_in(self, table: pd.DataFrame) -> pd.Series[bool]:
         """Which rows lie outside the bounds."""
         values = table[self.column]
-        return values < self.minimum if self.minimum is not None else values > self.maximum  # type: ignore[operator]
+        return values < self.minimum if self.minimum is not None else values > self.maximum
 
 
 @dataclass(frozen=True)

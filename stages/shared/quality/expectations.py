@@ -61,7 +61,9 @@ def _run_with_docs(gx: Any, context: Any, validation: Any, parameters: dict[str,
     index = {"class_name": "DefaultSiteIndexBuilder"}
     site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store, "site_index_builder": index}
     context.add_data_docs_site("flight", site)
-    checkpoint = gx.Checkpoint(name="flight", validation_definitions=[validation], actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")])
+    checkpoint = gx.Checkpoint(
+        name="flight", validation_definitions=[validation], actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")]
+    )
     ran = context.checkpoints.add(checkpoint).run(batch_parameters=parameters)
     return next(iter(ran.run_results.values()))
 

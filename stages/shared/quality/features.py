@@ -20,7 +20,7 @@ BATCH = 64
 
 
 def features(raw: Path, image_paths: Sequence[str], backbone: Path, alpha: float) -> tuple[NDArray[np.float32], bool]:
-    """One row an image, (num_images, num_features), and whether a trained backbone made them (1280 features up to ``alpha`` 1, else 1200)."""
+    """One row an image, (num_images, num_features), and whether a trained backbone made them."""
     trained = bool(files.read_json(backbone / "backbone.json")["weights"])
     side = BACKBONE_SIDE if trained else PIXELS_SIDE
     rows: list[NDArray[np.float32]] = []

@@ -109,4 +109,3 @@ def _mark_duplicates(found: NDArray[np.uint64], label: pd.Series[str], equal: ND
         agree = codes[pairs[:, 0]] == codes[pairs[:, 1]]
         found[pairs[agree if pairs is equal else slice(None)].ravel()] |= issues.BITS[alike]
         found[pairs[~agree].ravel()] |= issues.BITS[conflicting]
-

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-
 SIZE_PX = 32  # of the grey picture, squeezed to a square, that both hashes are made of
 
 

@@ -60,7 +60,12 @@ def _histogram(values: pd.Series[float], words: str, form: str, lines: Sequence[
     counts, _ = np.histogram(values, NUM_BINS, (low, high))
     shares = tuple(round(float(share), 4) for share in np.sqrt(counts / counts.max()))  # roots, so that a single outlier is seen
     marks = tuple(
-        (line.issue, round((line.value - low) / (high - low), 4), _told(form, line.value), int(line.crossed(values.to_numpy()).sum()))
+        (
+            line.issue,
+            round((line.value - low) / (high - low), 4),
+            _told(form, line.value),
+            int(line.crossed(values.to_numpy(np.float64)).sum()),
+        )
         for line in lines
     )
     return Histogram(words, shares, _told(form, low), _told(form, high), marks)

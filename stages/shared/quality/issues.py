@@ -32,13 +32,21 @@ ISSUES = (
     Issue("constant", "quality", "All pixels are equal: there is nothing to learn from."),
     Issue("conflicting-labels", "labels", "The same bytes lie in two classes: one of the labels is wrong."),
     Issue("exact-duplicate", "duplicates", "The same bytes twice in one class; they weigh double, and would leak if they were split."),
-    Issue("near-duplicate", "duplicates", "Nearly the same picture as another, perhaps mirrored (dHash and pHash both within the distance)."),
+    Issue(
+        "near-duplicate", "duplicates", "Nearly the same picture as another, perhaps mirrored (dHash and pHash both within the distance)."
+    ),
     Issue("conflicting-near-duplicate", "labels", "Nearly the same picture lies in another class: look at both, one label may be wrong."),
     Issue("label-noise", "labels", "A classifier that has not seen this image is sure of another class: the label may be wrong."),
     Issue("wrong-extension", "format", "The name promises another format than the content; tools that go by the name fail."),
-    Issue("unportable-format", "format", "TensorFlow, OpenCV or browsers refuse this format (TIFF, AVIF, JPEG 2000, animated WebP, PNG without its end)."),
+    Issue(
+        "unportable-format",
+        "format",
+        "TensorFlow, OpenCV or browsers refuse this format (TIFF, AVIF, JPEG 2000, animated WebP, PNG without its end).",
+    ),
     Issue("animated", "format", "Several frames; only the first is used."),
-    Issue("trailing-bytes", "format", "Bytes follow the end of the picture: a cut archive, a phone's video, or something hidden.", minor=True),
+    Issue(
+        "trailing-bytes", "format", "Bytes follow the end of the picture: a cut archive, a phone's video, or something hidden.", minor=True
+    ),
     Issue("sixteen-bit", "format", "More than 8 bits a channel are scaled to 8; some decoders turn such images white.", minor=True),
     Issue("cmyk", "format", "A print format; colours shift when it is converted to RGB.", minor=True),
     Issue("alpha", "format", "Transparent parts become white.", minor=True),
@@ -49,7 +57,9 @@ ISSUES = (
     Issue("bright", "quality", "Even its dark parts are bright, unlike the rest of the data."),
     Issue("low-contrast", "quality", "Its tones lie close together, unlike those of the rest of the data."),
     Issue("blurry", "quality", "Far less fine detail than the rest of the data."),
-    Issue("low-information", "quality", "A picture of very few tones: perhaps a placeholder, a scan of an empty page, or a failed download."),
+    Issue(
+        "low-information", "quality", "A picture of very few tones: perhaps a placeholder, a scan of an empty page, or a failed download."
+    ),
     Issue("odd-size", "quality", "Far larger or smaller than the rest of the data.", minor=True),
     Issue("odd-aspect", "quality", "Long and narrow: cutting out the square that training sees loses most of it."),
 )
@@ -67,7 +77,8 @@ def mask(names: Iterable[str]) -> int:
 
 def having(masks: NDArray[np.uint64], *names: str) -> NDArray[np.bool_]:
     """Which of ``masks`` hold one of ``names``, same shape."""
-    return (masks & np.uint64(mask(names))) != 0
+    found: NDArray[np.bool_] = (masks & np.uint64(mask(names))) != 0
+    return found
 
 
 def listed(masks: NDArray[np.uint64]) -> list[list[str]]:

@@ -69,4 +69,3 @@ def split_difference(per_split: pd.DataFrame) -> pd.DataFrame:
         by_chance = not compared or chi2_contingency(counts).pvalue > CHANCE
         found[name] = 0.0 if by_chance else round(float(np.abs(shares[:, 0] - shares[:, 1]).sum() / 2), 4)
     return pd.DataFrame({"difference": found}, dtype=float)
-

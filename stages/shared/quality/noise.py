@@ -21,7 +21,10 @@ LEAST_SKILL = 0.5  # of the probe, 0 at chance and 1 without a mistake: one that
 
 
 def doubts(facts: pd.DataFrame, raw: Path, backbone: Path, alpha: float, max_images: int) -> dict[str, str]:
-    """Path → likelier label of the images whose label is doubted, of at most ``max_images`` chosen by their hash (evenly, and the same each time)."""
+    """Path → likelier label of the images whose label is doubted.
+
+    At most ``max_images`` are looked at, chosen by their hash: evenly, and the same each time.
+    """
     decodable = ~issues.having(facts["found"].to_numpy(np.uint64), *issues.UNREADABLE, "constant")
     table = with_labels(facts[decodable].drop_duplicates("sha256"))
     chosen = table.sort_values("sha256").head(max_images)

@@ -58,7 +58,9 @@ def lines(values: pd.DataFrame, params: ValidateParams) -> tuple[Line, ...]:
         ("low-information", "entropy", "below", limits.low_information),
         ("odd-aspect", "log2_aspect", "below", float(np.log2(limits.odd_aspect))),
     )
-    found = [Line(issue, name, side, _possible(name, _farther(values[name].to_numpy(), side, limit))) for issue, name, side, limit in bounds]
+    found = [
+        Line(issue, name, side, _possible(name, _farther(values[name].to_numpy(), side, limit))) for issue, name, side, limit in bounds
+    ]
     size = values["log2_size"].to_numpy()
     middle, factor = float(np.median(size)) if len(size) else 0.0, float(np.log2(limits.odd_size))
     found.append(Line("odd-size", "log2_size", "below", _farther(size, "below", middle - factor)))

@@ -21,7 +21,14 @@ MAX_PICTURES = 24  # for one finding
 MAX_PAIRS = 12
 MAX_LISTED = 300
 MAX_EXAMPLES, MAX_EXAMPLES_PER_CLASS = 320, 8
-PAIR_CHECKS = ("conflicting-labels", "conflicting-near-duplicate", "split-overlap", "near-split-overlap", "exact-duplicate", "near-duplicate")
+PAIR_CHECKS = (
+    "conflicting-labels",
+    "conflicting-near-duplicate",
+    "split-overlap",
+    "near-split-overlap",
+    "exact-duplicate",
+    "near-duplicate",
+)
 SEVERITIES = ("critical", "warning", "info")
 
 
@@ -87,13 +94,13 @@ def _shown(check: dict[str, Any], manifest: pd.DataFrame, lines: Sequence[outlie
     if check["name"] in PAIR_CHECKS or not check["observed"].endswith("images"):
         return []
     rows = manifest[manifest["path"].isin(check["offenders"])]
-    distance = pd.Series(0.0, rows.index)
     values = outliers.measures(rows)
+    distance = np.zeros(len(rows))
     for line in lines:
         if line.issue == check["name"]:
-            distance = np.maximum(distance, (values[line.measure] - line.value) * (-1 if line.side == "below" else 1))
-    order = distance.sort_values(ascending=False, kind="stable").index[:MAX_PICTURES]
-    return _records(rows.loc[order])
+            beyond = values[line.measure].to_numpy(np.float64) - line.value
+            distance = np.maximum(distance, -beyond if line.side == "below" else beyond)
+    return _records(rows.iloc[np.argsort(-distance, kind="stable")[:MAX_PICTURES]])
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -139,8 +146,8 @@ def _examples(manifest: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def _formats(manifest: pd.DataFrame) -> list[tuple[str, str, int]]:
     """Format, colour mode and number of images, the most frequent first."""
     decodable = manifest[manifest["format"] != ""]
-    counts = decodable.groupby(["format", "mode"]).size().sort_values(ascending=False, kind="stable")
-    return [(str(name), str(mode), int(count)) for (name, mode), count in counts.items()]
+    counts = decodable.groupby(["format", "mode"]).size().reset_index(name="count").sort_values("count", ascending=False, kind="stable")
+    return [(str(row["format"]), str(row["mode"]), int(row["count"])) for row in counts.to_dict("records")]
 
 
 def _keep_line(manifest: pd.DataFrame) -> str:

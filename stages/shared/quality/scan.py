@@ -50,11 +50,13 @@ def scan(raw: Path, results: Path) -> pd.DataFrame:
     found = _over_files(_facts, raw, files.iloc[new], "examine")
     for start in range(0, len(new), PART_ROWS):
         rows = list(itertools.islice(found, PART_ROWS))
-        tables.append(pa.table([pa.array(column, field.type) for column, field in zip(zip(*rows), kept.FACT_SCHEMA)], kept.FACT_SCHEMA))
+        columns = zip(zip(*rows, strict=True), kept.FACT_SCHEMA, strict=True)
+        tables.append(pa.table([pa.array(values, field.type) for values, field in columns], kept.FACT_SCHEMA))
         kept.add(results, _with_state(files.iloc[new[start : start + PART_ROWS]], tables[-1]))
     table = pa.concat_tables(tables).take(np.argsort(np.concatenate([told, new])))
     kept.tidy(results, _with_state(files, table))
-    return pd.concat([files[["path"]], table.to_pandas()], axis=1)
+    facts: pd.DataFrame = table.to_pandas()
+    return pd.concat([files[["path"]], facts], axis=1)
 
 
 def list_files(raw: Path) -> pd.DataFrame:
