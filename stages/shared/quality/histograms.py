@@ -64,7 +64,7 @@ def _histogram(values: pd.Series[float], words: str, form: str, lines: Sequence[
             line.issue,
             round((line.value - low) / (high - low), 4),
             _told(form, line.value),
-            int(line.crossed(values.to_numpy(np.float64)).sum()),
+            int(line.crossed(np.asarray(values, np.float64)).sum()),
         )
         for line in lines
     )
