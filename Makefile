@@ -1,11 +1,11 @@
-# make run | make test | make ui            add EXTRA=gpu to `make run` for the CUDA packages, PYTHON=… for another Python
+# make run | make test | make ui | make data-docs            add EXTRA=gpu to `make run` for the CUDA packages, PYTHON=… for another Python
 PYTHON ?= python3
 EXTRA ?=
 LOCK := requirements$(if $(EXTRA),-$(EXTRA)).lock
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-slow check ui lock
+.PHONY: run test test-slow check ui data-docs lock
 
 run: .venv/$(LOCK)
 	.venv/bin/dvc repro
@@ -24,6 +24,10 @@ check: .venv/requirements-dev.lock
 
 ui: .venv/$(LOCK)
 	.venv/bin/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+
+# Great Expectations' own pages of the newest validation.
+data-docs: .venv/$(LOCK)
+	.venv/bin/python -m stages.data_docs
 
 # The stamp is a copy of the lock that the environment was made from.
 .venv/%.lock: %.lock pyproject.toml

@@ -29,11 +29,12 @@ def test_each_planted_change_is_counted() -> None:
     after.loc[10:14, "label"] = "dog"
     after.loc[20:26, "split"] = "val"
     after.loc[30:31, "sha256"] = ["a" * 64, "b" * 64]
+    after.loc[40:42, ["path", "sha256"]] = [[f"cat/new-{number}.png", f"{number:064x}"] for number in (901, 902, 903)]
     after["brightness"] += 30
     found = drift.compare(before, after)
     counts = {name: change["count"] for name, change in found["changes"].items()}
-    assert counts == {"added": 2, "removed": 5, "relabelled": 5, "moved between splits": 7}
-    assert found["sentence"] == "2 added, 5 removed, 5 relabelled, 7 moved between splits; brightness has shifted"
+    assert counts == {"added": 3, "removed": 6, "changed": 2, "relabelled": 5, "moved between splits": 7}
+    assert found["sentence"] == "3 added, 6 removed, 2 changed, 5 relabelled, 7 moved between splits; brightness has shifted"
     assert found["classes"] == [{"label": "cat", "before": 200, "after": 192}, {"label": "dog", "before": 0, "after": 5}]
     assert found["changes"]["relabelled"]["first"] == [f"cat/{number}.png" for number in range(10, 15)]
 

@@ -22,14 +22,17 @@ MAX_LISTED = 50
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
-    """What was added, removed, relabelled or moved between splits (by content), and how classes and measures have shifted."""
+    """What was added, removed, relabelled or moved between splits (by content), changed (by path), and how classes and measures shifted."""
     old, new = (table.drop_duplicates("sha256").set_index("sha256") for table in (before, after))
     common = new.index.intersection(old.index)
     relabelled = common[new.loc[common, "label"].to_numpy() != old.loc[common, "label"].to_numpy()]
     moved = common[new.loc[common, "split"].to_numpy() != old.loc[common, "split"].to_numpy()]
+    added, removed = new.index.difference(old.index), old.index.difference(new.index)
+    changed = set(new.loc[added, "path"]) & set(old.loc[removed, "path"])
     changes = {
-        "added": _listed(new, new.index.difference(old.index)),
-        "removed": _listed(old, old.index.difference(new.index)),
+        "added": _listed(new, added[~new.loc[added, "path"].isin(changed)]),
+        "removed": _listed(old, removed[~old.loc[removed, "path"].isin(changed)]),
+        "changed": {"count": len(changed), "first": sorted(changed)[:MAX_LISTED]},
         "relabelled": _listed(new, relabelled),
         "moved between splits": _listed(new, moved),
     }
