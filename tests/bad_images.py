@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,16 @@ def _sound() -> Iterator[Kind]:
 
 def _with_segment(jpeg: bytes, content: bytes) -> bytes:
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
+
+
+def write(raw: Path, label: str) -> None:
+    """A folder of two good classes, and one named ``label`` of all that is bad."""
+    for name in ("good", "other", label):
+        (raw / name).mkdir(parents=True)
+    for number in range(120):
+        scene(100 + number).save(raw / ("good" if number % 2 else "other") / f"{number}.jpg")
+    for name, content, _ in kinds():
+        (raw / label / name).write_bytes(content)
 
 
 def kinds() -> list[Kind]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from stages import validate
 from stages.flight.record import experiment, names
-from tests import servers, tiny
+from stages.shared.params import load
+from stages.shared.quality.scan import scan
+from tests import bad_images, servers, tiny
 
 CHROMIUM = shutil.which("chromium")
 WAIT_MS = 60_000
@@ -38,6 +42,16 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with something to say of nearly every check, about files with hostile names."""
+    folder = tmp_path_factory.mktemp("messy")
+    bad_images.write(folder / "raw", "<img src=x onerror=alert(1)> & co")
+    verdict = validate.validate(scan(folder / "raw", folder / "kept"), load(tiny.ROOT / "params.yaml").validate_)
+    validate.write(verdict, folder / "raw", folder / "manifest.parquet", folder / "report")
+    return folder / "report/index.html"
 
 
 @pytest.fixture
@@ -92,11 +106,14 @@ def test_charts_are_grouped_by_stage(address: str, page: Any, run: Any, tmp_path
     page.screenshot(path=tmp_path / "system.png")
 
 
-def test_a_report_opens_inside_mlflow(address: str, page: Any, run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "scheme"), [("validate", "dark"), ("evaluate", "light")])
+def test_a_report_opens_inside_mlflow(address: str, page: Any, run: Any, stage: str, scheme: Any, tmp_path: Path) -> None:
     """In the sandboxed frame of the artifact viewer, with its pictures, and without asking for any other file."""
+    page.emulate_media(color_scheme=scheme)
     asked: list[str] = []
+    faults = faults_of(page)
     page.on("request", lambda request: asked.append(request.url) if request.frame != page.main_frame else None)
-    page.goto(run_page(address, run, "/artifacts/reports/evaluate/index.html"))
+    page.goto(run_page(address, run, f"/artifacts/reports/{stage}/index.html"))
     frame = page.frame_locator("iframe")
     frame.locator("h1").first.wait_for()
     page.screenshot(path=tmp_path / "report.png")
@@ -104,7 +121,43 @@ def test_a_report_opens_inside_mlflow(address: str, page: Any, run: Any, tmp_pat
     picture.scroll_into_view_if_needed()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     page.screenshot(path=tmp_path / "report-pictures.png")
+    assert [fault for fault in faults if "blob:" in fault] == []
     assert [url for url in asked if not url.startswith(("blob:", "data:"))] == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_data_quality_report_from_its_file(messy: Path, browser: Any, width: int, height: int, scheme: Any, tmp_path: Path) -> None:
+    """Nothing is wider than the screen, every picture is drawn, copying says what it did, no other file is asked for."""
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    faults, asked = faults_of(page), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(messy.as_uri())
+    page.screenshot(path=tmp_path / "first-screen.png")
+    page.screenshot(path=tmp_path / "whole.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") > 20
+    background, text = page.evaluate("['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])")
+    assert (sum(rgb(background)) < sum(rgb(text))) == (scheme == "dark")
+    page.locator("[data-copy]").first.click()
+    page.get_by_text(re.compile("^(copied|selected)$")).wait_for()
+    page.locator("a.check").first.click()
+    assert page.url.count("#") == 1
+    assert faults == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", colour)[:3])
+
+
+def faults_of(page: Any) -> list[str]:
+    """Errors of scripts and of the console from now on, with where they came from."""
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(f"{message.location['url']} {message.text}") if message.type == "error" else None)
+    return faults
 
 
 def test_an_image_is_shown(address: str, page: Any, run: Any, tmp_path: Path) -> None:

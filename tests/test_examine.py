@@ -25,12 +25,7 @@ KINDS = bad_images.kinds()
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Issues of each bad image, among a hundred good ones, by the whole of validate."""
     raw = tmp_path_factory.mktemp("bad") / "raw"
-    for label in ("good", "other", "bad"):
-        (raw / label).mkdir(parents=True)
-    for number in range(120):
-        bad_images.scene(100 + number).save(raw / ("good" if number % 2 else "other") / f"{number}.jpg")
-    for name, content, _ in KINDS:
-        (raw / "bad" / name).write_bytes(content)
+    bad_images.write(raw, "bad")
     verdict = stage.validate(scan(raw, raw.parent / "kept"), load(ROOT / "params.yaml").validate_)
     return {Path(row["path"]).name: set(row["issues"]) for row in verdict.manifest.to_dict("records")}
 

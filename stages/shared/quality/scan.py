@@ -61,17 +61,20 @@ def scan(raw: Path, results: Path) -> pd.DataFrame:
 
 def list_files(raw: Path) -> pd.DataFrame:
     """Path (relative to ``raw``, with slashes) and state of every regular file, sorted by path."""
-    rows = []
-    for folder, _, _ in os.walk(raw):
-        prefix = Path(folder).relative_to(raw).as_posix() + "/" if Path(folder) != raw else ""
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file():
-                    state = entry.stat()
-                    rows.append((prefix + entry.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+    rows = [(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for path, state in _states(raw, "")]
     files = pd.DataFrame(sorted(rows), columns=list(kept.STATE_COLUMNS)).astype({"path": "str"})
     files.loc[files["ctime_ns"] > time.time_ns() - RACY_NS, "inode"] = NO_INODE
     return files
+
+
+def _states(folder: str | Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Path below the first folder, and state, of each regular file; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _states(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name, entry.stat()
 
 
 def _rows_in_same_state(files: pd.DataFrame, known: pa.Table) -> NDArray[np.int64]:
