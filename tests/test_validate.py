@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages import data_docs
 from stages import validate as stage
 from stages.shared import paths
 from stages.shared.manifest import MANIFEST_COLUMNS, read_manifest, usable_rows
@@ -27,7 +30,7 @@ from stages.shared.quality.issues import UNREADABLE
 from stages.shared.quality.kept import FACT_SCHEMA
 from stages.shared.quality.scan import scan
 from tests import bad_images
-from tests.tiny import ROOT
+from tests.tiny import ROOT, environment
 
 PARAMS = load(ROOT / "params.yaml").validate_
 
@@ -546,6 +549,21 @@ def test_manifest_survives_the_round_trip(sample: Sample, tmp_path: Path) -> Non
         assert [list(value) if column == "issues" else value for value in read[column]] == list(written), column
     assert sum(len(usable_rows(read, split)) for split in paths.SPLITS) == 4613
     assert usable_rows(read, "val")["path"].is_monotonic_increasing
+
+
+def test_data_docs_are_made_of_the_manifest(sample: Sample, tmp_path: Path) -> None:
+    stage.write(sample.verdict, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
+    pages = data_docs.build(read_manifest(tmp_path / "manifest.parquet"), PARAMS, tmp_path / "docs")
+    assert [page.parent.name for page in pages] == ["classes", "dataset", "images", "properties", "splits"]
+    results = next((tmp_path / "docs/images/validations").rglob("*.html")).read_text()
+    assert "conflicting-labels" in results
+    assert "Failed" in results
+
+
+def test_data_docs_before_any_validation_say_what_to_type(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "stages.data_docs"], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "data/manifest.parquet does not exist; it is made by validate. Type: dvc repro validate\n"
 
 
 def test_given_splits_are_read_from_folders(tmp_path: Path) -> None:

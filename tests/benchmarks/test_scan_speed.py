@@ -15,6 +15,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from stages import validate
+from stages.shared.params import load
+from stages.shared.quality.scan import scan
 from tests.tiny import ROOT
 
 PHOTOS = ROOT.parent / "shared/data"
@@ -26,6 +29,7 @@ NUM_WORKERS = 2
 NUM_REPEATS = 3
 TIMES_CLEANVISION = 8
 NUM_MANY, NUM_ADDED, MAX_BYTES, MAX_SECOND_SHARE = 100_000, 100, 1_000_000_000, 0.05
+MAX_PAGE_BYTES = 5_000_000
 
 SCAN = """
 import joblib, sys, time
@@ -100,8 +104,33 @@ def test_a_hundred_thousand_images(tmp_path: Path) -> None:
     second, _ = _watched(tmp_path / "raw", tmp_path / "kept", NUM_MANY + NUM_ADDED)
     print(f"{NUM_MANY} images: {first:.1f} s, {NUM_MANY / first:.0f}/s; peak {peak / 1e6:.0f} MB")  # noqa: T201
     print(f"{NUM_ADDED} more: {second:.2f} s, {second / first:.1%}")  # noqa: T201
+    facts = scan(tmp_path / "raw", tmp_path / "kept")
+    begin = time.perf_counter()
+    verdict = validate.validate(facts, load(ROOT / "params.yaml").validate_)
+    judged = time.perf_counter() - begin
+    validate.write(verdict, tmp_path / "raw", tmp_path / "manifest.parquet", tmp_path / "report")
+    page = tmp_path / "report/index.html"
+    opened = _opened(page)
+    print(f"judged in {judged:.1f} s, page {page.stat().st_size / 1e6:.2f} MB, opened in {opened:.2f} s")  # noqa: T201
+    assert page.stat().st_size < MAX_PAGE_BYTES
+    assert opened < 1
     assert peak < MAX_BYTES
     assert second <= MAX_SECOND_SHARE * first
+
+
+def _opened(page: Path) -> float:
+    """Seconds until Chromium has drawn the page, pictures included."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page()
+        begin = time.perf_counter()
+        tab.goto(page.as_uri())
+        tab.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+        seconds = time.perf_counter() - begin
+        browser.close()
+    return seconds
 
 
 def _watched(raw: Path, results: Path, num_images: int) -> tuple[float, int]:
