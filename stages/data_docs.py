@@ -30,7 +30,7 @@ class NoManifestError(FlightError):
 def build(manifest: pd.DataFrame, params: ValidateParams, folder: Path) -> list[Path]:
     """Judge the manifest once more and write a site a table; returns their first pages."""
     shutil.rmtree(folder, ignore_errors=True)
-    table = manifest.assign(found=pd.Series([issues.mask(names) for names in manifest["issues"]], manifest.index, "uint64"))
+    table = manifest.assign(given_split="", found=pd.Series([issues.mask(names) for names in manifest["issues"]], manifest.index, "uint64"))
     for name, judged in tables(table, params.keep).items():
         num_unexpected(name, [check for check in registry(params) if check.table == name], judged, folder / name)
     return sorted(folder.glob("*/index.html"))

@@ -30,14 +30,14 @@ KEPT_RESULTS = Path(".flight/scan")
 @dataclass(frozen=True)
 class Verdict:
     """The manifest (a row an image), what the checks say of it, where outliers begin, which rows are alike, (n, 2),
-    and path → label of the images that a probe would label otherwise.
+    and path → label of the images that a probe would label otherwise (None if none has looked).
     """
 
     manifest: pd.DataFrame
     checks: tuple[CheckResult, ...]
     lines: tuple[Line, ...]
     pairs: NDArray[np.int64]
-    doubts: Mapping[str, str]
+    doubts: Mapping[str, str] | None
 
     @property
     def passed(self) -> bool:
@@ -67,14 +67,16 @@ def validate(facts: pd.DataFrame, params: ValidateParams, doubts: Mapping[str, s
     Args:
         facts: a row a file, as ``scan`` returns it.
         params: thresholds and policies.
-        doubts: path → the label that a probe would give, of the images whose label it doubts.
+        doubts: path → the label that a probe would give, of the images whose label it doubts; None if none has looked.
     """
-    doubts = doubts or {}
-    found = findings.find(facts, params, doubts)
+    found = findings.find(facts, params, doubts or {})
     table = found.table
     masks = table["found"].to_numpy(np.uint64)
-    quarantined = [name for name in issues.NAMES if getattr(params.policy, name.replace("-", "_")) == "quarantine"]
-    accepted = table["path"].isin(params.keep).to_numpy() | ~issues.having(masks, *quarantined)
+    quarantined = {name for name in issues.NAMES if getattr(params.policy, name.replace("-", "_")) == "quarantine"}
+    first = table["group"].to_numpy() == np.arange(len(table))  # of copies the first stays
+    spare = ~first & issues.having(masks, *quarantined.intersection(issues.COPIES))
+    bad = spare | issues.having(masks, *quarantined.difference(issues.COPIES))
+    accepted = table["path"].isin(params.keep).to_numpy() | ~bad
     usable = accepted & ~issues.having(masks, *issues.UNREADABLE)
     table["status"] = np.where(usable, "ok", "quarantined")
     fractions = {"val": params.val_fraction, "test": params.test_fraction}
@@ -84,25 +86,26 @@ def validate(facts: pd.DataFrame, params: ValidateParams, doubts: Mapping[str, s
     return Verdict(table[list(MANIFEST_COLUMNS)], checks, found.lines, found.pairs, doubts)
 
 
-def write(verdict: Verdict, raw: Path, manifest: Path, folder: Path) -> None:
+def write(verdict: Verdict, params: ValidateParams, raw: Path, manifest: Path, folder: Path) -> None:
     """The manifest, summary.json and the page."""
     write_manifest(verdict.manifest, manifest)
     summary = verdict.summary()
     files.write_json(folder / "summary.json", summary)
-    page = report.render(verdict.manifest, summary, verdict.lines, verdict.pairs, verdict.doubts, raw)
+    page = report.render(verdict.manifest, summary, verdict.lines, verdict.pairs, verdict.doubts, params, raw)
     files.write_text(folder / "index.html", page)
 
 
-def examine(params: Params) -> Verdict:
-    """Scan data/raw, doubt labels, judge."""
+def scan_and_validate(params: Params) -> Verdict:
+    """The verdict on data/raw."""
     facts = scan(paths.RAW, Path(os.environ.get("DVC_ROOT", ".")) / KEPT_RESULTS)
     doubts = noise.doubts(facts, paths.RAW, paths.BACKBONE, params.train.alpha, params.validate_.max_label_noise_images)
     return validate(facts, params.validate_, doubts)
 
 
 def main(log: journal.Journal) -> None:
-    verdict = examine(load(paths.PARAMS))
-    write(verdict, paths.RAW, paths.MANIFEST, paths.VALIDATE_REPORT)
+    params = load(paths.PARAMS)
+    verdict = scan_and_validate(params)
+    write(verdict, params.validate_, paths.RAW, paths.MANIFEST, paths.VALIDATE_REPORT)
     summary = verdict.summary()
     log.metrics("validate", {key: summary[key] for key in ("num_images", "num_ok", "num_quarantined")})
     log.say(f"{summary['num_ok']} of {summary['num_images']} images usable; report: {paths.VALIDATE_REPORT}/index.html")
@@ -111,7 +114,8 @@ def main(log: journal.Journal) -> None:
         reasons = "\n".join(f"  {check.name}: {check.observed}, expected {check.expected}. {check.meaning}" for check in failed)
         raise RejectedDataError(
             f"The data was rejected by {len(failed)} critical checks:\n{reasons}\n"
-            f"The offenders are in {paths.VALIDATE_REPORT}/index.html; mend the source, or the thresholds in params.yaml."
+            f"The offenders are in {paths.VALIDATE_REPORT}/index.html.\n"
+            "Mend the source, or, where a check has one, its threshold in params.yaml; then type: dvc repro"
         )
 
 

@@ -198,6 +198,10 @@ def _sound() -> Iterator[Kind]:
     """Unusual, and good."""
     yield "progressive.jpg", encode(scene(20), "JPEG", progressive=True), CLEAN
     yield "full-chroma.jpeg", encode(scene(21), "JPEG", subsampling=0, quality=100), CLEAN
+    yield "old-version.jpg", encode(scene(40), "JPEG").replace(b"JFIF\0\1\1", b"JFIF\0\0\0", 1), CLEAN
+    yield "zeros-before-end.jpg", encode(scene(41), "JPEG")[:-2] + bytes(50) + b"\xff\xd9", CLEAN
+    narrow = np.linspace(0, 200, 160 * 120).reshape(120, 160).astype(np.uint16)
+    yield "narrow-range.png", encode(Image.fromarray(narrow), "PNG"), "sixteen-bit"
     yield "padded.jpg", encode(scene(22), "JPEG") + bytes(64), CLEAN
     yield "opaque.png", encode(scene(23).convert("RGBA"), "PNG"), CLEAN
     yield "interlaced.png", encode(scene(24), "PNG", interlace=1), CLEAN

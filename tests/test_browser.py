@@ -50,7 +50,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("messy")
     bad_images.write(folder / "raw", "<img src=x onerror=alert(1)> & co")
     verdict = validate.validate(scan(folder / "raw", folder / "kept"), load(tiny.ROOT / "params.yaml").validate_)
-    validate.write(verdict, folder / "raw", folder / "manifest.parquet", folder / "report")
+    validate.write(verdict, load(tiny.ROOT / "params.yaml").validate_, folder / "raw", folder / "manifest.parquet", folder / "report")
     return folder / "report/index.html"
 
 

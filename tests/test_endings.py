@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def traceback_of(folder: Path, run: Any) -> str:
 
 
 def test_bad_data(clone: Path) -> None:
-    tiny.set_params(clone, {"validate.policy.near_duplicate": "fail", "validate.near_duplicate_distance": 16})
+    tiny.set_params(clone, {"validate.policy.exact_duplicate": "fail"})
+    with zipfile.ZipFile(clone / "data/sample/tiny.zip", "a") as archive:
+        archive.writestr("bag/copy.png", archive.read(archive.namelist()[0]))
     done = tiny.run(clone, "dvc", "repro", check=False)
     run = the_run(clone)
     assert done.returncode != 0
@@ -41,9 +44,9 @@ def test_bad_data(clone: Path) -> None:
     assert run.data.tags["failure.stage"] == "validate"
     assert run.data.tags["failure.kind"] == "rejected-data"
     assert run.data.tags["verdict"] == "data-rejected"
-    assert run.data.tags["stage.ingest"] == "cached"
+    assert run.data.tags["stage.ingest"] == "ran"
     assert run.data.tags["stage.train"] == "not-reached"
-    assert "near-duplicate" in run.data.tags["mlflow.note.content"]
+    assert "exact-duplicate" in run.data.tags["mlflow.note.content"]
     assert "RejectedDataError" in traceback_of(clone, run)
     assert "data-rejected:" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -73,10 +76,10 @@ def test_exception(clone: Path) -> None:
     tiny.run(clone, "dvc", "repro", check=False)
     run = the_run(clone)
     assert run.info.status == "FAILED"
-    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.stage"] == "validate"
     assert run.data.tags["failure.kind"] == "exception"
     assert run.data.tags["stage.ingest"] == "ran"
-    assert run.data.tags["stage.augment"] == "cached"
+    assert run.data.tags["stage.prepare"] == "not-reached"
     assert "SourceError" in traceback_of(clone, run)
 
 
@@ -136,7 +139,9 @@ def test_sigkill_of_the_launcher(clone: Path) -> None:
 
 def test_sigkill_of_the_recorder(clone: Path) -> None:
     """Its work is finished by the launcher of the next stage or the next command."""
-    tiny.set_params(clone, {"validate.policy.near_duplicate": "fail", "validate.near_duplicate_distance": 16})
+    tiny.set_params(clone, {"validate.policy.exact_duplicate": "fail"})
+    with zipfile.ZipFile(clone / "data/sample/tiny.zip", "a") as archive:
+        archive.writestr("bag/copy.png", archive.read(archive.namelist()[0]))
     dvc = tiny.start(clone, "dvc", "repro")
     captured = tiny.wait_for_record(clone, type="capture", part="environment")
     os.kill(captured["pid"], signal.SIGKILL)
@@ -144,7 +149,7 @@ def test_sigkill_of_the_recorder(clone: Path) -> None:
     tiny.run(clone, "flight", "runs")
     run = the_run(clone)
     assert run.info.status == "FAILED"
-    assert run.data.tags["failure.stage"] == "validate"
+    assert run.data.tags["failure.stage"] == "train"
 
 
 def test_early_cut_off(clone: Path, trained: Path) -> None:

@@ -100,6 +100,16 @@ def test_hashes_of_the_mirror_image_are_those_of_the_mirrored_file() -> None:
         assert getattr(mirrored, name) != getattr(facts, name)
 
 
+def test_a_symmetric_picture_keeps_its_hashes_too() -> None:
+    """Half of its frequencies are absent, and rounding must not decide on them."""
+    for seed in range(10):
+        half = np.asarray(bad_images.scene(seed))[:, :80]
+        image = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
+        facts, copy = (examine(bad_images.encode(image, name)) for name in ("PNG", "JPEG"))
+        assert (facts.phash ^ copy.phash).bit_count() <= 2
+        assert (facts.phash ^ facts.phash_mirrored).bit_count() <= 2
+
+
 @pytest.mark.parametrize("quality", [60, 90])
 def test_a_reencoded_or_resized_picture_keeps_its_hashes(quality: int) -> None:
     for seed in range(10):

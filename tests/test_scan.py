@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import pytest
 
 from stages.shared.errors import SourceError
 from stages.shared.quality import kept
+from stages.shared.quality.examine import ImageFacts
 from stages.shared.quality.scan import FEW_FILES, RACY_NS, scan
 from tests import bad_images
 from tests.tiny import ROOT
@@ -51,6 +53,7 @@ def test_a_row_a_file_in_order(raw: Path, tmp_path: Path) -> None:
     assert list(table["path"]) == sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.png"))
     assert list(table.columns) == ["path", *kept.FACT_SCHEMA.names]
     assert (table["width"] == 40).all()
+    assert [field.name for field in fields(ImageFacts)] == kept.FACT_SCHEMA.names
 
 
 def test_untouched_files_are_not_read_again(raw: Path, tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_untouched_files_are_not_read_again(raw: Path, tmp_path: Path) -> None:
     first = scan(raw, tmp_path / "kept")
     state = (raw / "class-0/00.png").stat()
     hidden = raw.with_name("hidden")
-    raw.rename(hidden)  # the same inodes elsewhere, so that a file that is read would be missed
+    raw.rename(hidden)
     shutil.copytree(hidden, raw, copy_function=os.link)
     age(raw)
     assert (raw / "class-0/00.png").stat().st_ino == state.st_ino
@@ -66,7 +69,7 @@ def test_untouched_files_are_not_read_again(raw: Path, tmp_path: Path) -> None:
     third = scan(raw, tmp_path / "kept")
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, third)
-    assert len(parts(tmp_path / "kept")) == 2  # the links changed the files' state once; the third scan had nothing to add
+    assert len(parts(tmp_path / "kept")) == 2  # to link the files changed their state, once; the third scan had nothing to add
 
 
 def test_only_new_content_is_examined(raw: Path, tmp_path: Path) -> None:
@@ -145,5 +148,5 @@ def test_a_killed_scan_leaves_no_process(tmp_path: Path) -> None:
         assert scanning.poll() is None, "the scan ended before its workers were seen"
     scanning.send_signal(signal.SIGKILL)
     scanning.wait()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert alive == []

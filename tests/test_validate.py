@@ -26,6 +26,7 @@ from stages.shared.params import ValidateParams, load
 from stages.shared.quality import duplicates, findings, issues, splits
 from stages.shared.quality import noise as label_noise
 from stages.shared.quality.checks import CheckResult
+from stages.shared.quality.features import features
 from stages.shared.quality.issues import UNREADABLE
 from stages.shared.quality.kept import FACT_SCHEMA
 from stages.shared.quality.scan import scan
@@ -343,6 +344,28 @@ def test_copies_are_reported_and_stay_together() -> None:
     assert verdict.passed
 
 
+def test_every_copy_under_a_disputed_label_is_named() -> None:
+    table = make_table({"a": 60, "b": 60})
+    for copy in (3, 70, 71):
+        copy_bytes(table, 2, copy)
+    verdict = stage.validate(table, with_values(policy={"conflicting_labels": "quarantine"}))
+    disputed = ("a/0002.png", "a/0003.png", "b/0070.png", "b/0071.png")
+    assert check(verdict, "conflicting-labels").offenders == disputed
+    assert check(verdict, "exact-duplicate").offenders == disputed
+    assert tuple(verdict.manifest.loc[verdict.manifest["status"] == "quarantined", "path"]) == disputed
+
+
+def test_of_copies_in_quarantine_the_first_stays() -> None:
+    table = make_table({"a": 60, "b": 60})
+    copy_bytes(table, 0, 1)
+    copy_bytes(table, 0, 2)
+    for name in ("dhash", "phash", "dhash_mirrored", "phash_mirrored"):
+        set_value(table, name, 71, int(table[name][70]) ^ 1)
+    verdict = stage.validate(table, with_values(policy={"exact_duplicate": "quarantine", "near_duplicate": "quarantine"}))
+    quarantined = verdict.manifest["status"] == "quarantined"
+    assert list(verdict.manifest.loc[quarantined, "path"]) == ["a/0001.png", "a/0002.png", "b/0071.png"]
+
+
 def test_a_single_class_fails() -> None:
     verdict = stage.validate(make_table({"a": 60}), PARAMS)
     assert failed_critical(verdict) == {"class-set"}
@@ -354,7 +377,7 @@ def test_the_share_of_unreadable_files_is_limited(num_broken: int, passed: bool)
     issues = [["truncated"] if number % 9 == 0 and number < 9 * num_broken else [] for number in range(120)]
     verdict = stage.validate(make_table({"a": 60, "b": 60}, issues=issues), with_values(max_unreadable_fraction=12 / 120))
     assert verdict.passed == passed
-    assert failed_critical(verdict) == (set() if passed else {"decodable-share"})
+    assert failed_critical(verdict) == (set() if passed else {"unreadable-share"})
 
 
 def test_a_class_without_an_image_in_a_split_fails() -> None:
@@ -411,7 +434,8 @@ def test_kept_images_are_used_and_accepted() -> None:
     assert check(verdict, "corrupt").offenders == ("a/0001.png",)
     assert verdict.manifest["issues"][0] == ["corrupt"]
     assert verdict.passed
-    assert check(verdict, "unknown-keep").observed == "2"  # one cannot be decoded, one does not exist
+    assert check(verdict, "unknown-keep").offenders == ("a/0003.png", "a/none.png")  # one cannot be decoded, one does not exist
+    assert check(verdict, "truncated").offenders == ("a/0003.png",)
 
 
 @pytest.mark.parametrize(
@@ -437,9 +461,24 @@ def test_an_outlier_is_found_and_a_data_set_like_it_is_not(measure: str, usual: 
 
 def test_a_label_that_the_format_tells_is_a_warning() -> None:
     table = make_table({"a": 60, "b": 60}, format=[*["JPEG"] * 58, "PNG", "PNG", *["PNG"] * 60])
-    assert check(stage.validate(table, PARAMS), "telling-property").offenders == ("format",)
+    assert check(stage.validate(table, PARAMS), "telling-property").offenders == ("format: a", "format: b")
     mixed = make_table({"a": 60, "b": 60}, format=["JPEG", "PNG"] * 60)
     assert check(stage.validate(mixed, PARAMS), "telling-property").passed
+
+
+def test_a_class_that_its_size_tells_among_many_is_named() -> None:
+    table = make_table({f"class-{number:02d}": 40 for number in range(40)})
+    generator = np.random.default_rng(0)
+    width, height = generator.integers(100, 200, (2, len(table)))
+    width[:40], height[:40] = 320, 240
+    verdict = stage.validate(table.assign(width=width, height=height), PARAMS)
+    assert check(verdict, "telling-property").offenders == ("aspect: class-00", "size: class-00")
+
+
+def test_a_difference_of_splits_that_chance_explains_is_none() -> None:
+    given = [*["train"] * 30, *["val"] * 9, *["test"] * 12, *["train"] * 30, *["val"] * 15, *["test"] * 12]
+    verdict = stage.validate(make_table({"a": 51, "b": 57}, given_split=given), PARAMS)
+    assert check(verdict, "split-balance").observed == "0"
 
 
 def test_a_given_split_of_other_classes_is_a_warning() -> None:
@@ -461,6 +500,34 @@ def test_changed_labels_are_doubted_and_others_are_not() -> None:
     doubted = label_noise.doubtful(features, pd.Series(labels), 0.85)
     assert {number: label for number, label in enumerate(doubted) if label} == right
     assert label_noise.doubtful(features[generator.permutation(300)], pd.Series(labels), 0.9) == [None] * 300  # the features tell nothing
+
+
+def tinted_photos(raw: Path, num_images: int, wrong: tuple[int, ...] = ()) -> list[str]:
+    """Two classes told by their colour; the images numbered ``wrong`` lie in the other class's folder."""
+    for number in range(2 * num_images):
+        colour = "red" if number % 2 else "blue"
+        picture = Image.blend(bad_images.scene(number, (60, 40)), Image.new("RGB", (60, 40), colour), 0.6)
+        folder = raw / ("blue" if number in wrong else colour)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{number}.png")
+    (raw.parent / "backbone.json").write_text('{"weights": ""}')
+    return sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.png"))
+
+
+def test_wrong_labels_are_seen_by_the_pixels(tmp_path: Path) -> None:
+    photos = tinted_photos(tmp_path / "raw", 100, wrong=(7, 27, 47))
+    seen, by_backbone = features(tmp_path / "raw", photos, tmp_path, 0.35)
+    assert not by_backbone
+    doubted = label_noise.doubtful(seen, pd.Series([path.split("/")[0] for path in photos]), 0.75)
+    found = {path: label for path, label in zip(photos, doubted, strict=True) if label}
+    assert found == {f"blue/{number}.png": "red" for number in (7, 27, 47)}
+
+
+@pytest.mark.parametrize(("num_images", "judged"), [(5, False), (10, True), (30, True), (62, True)])
+def test_labels_of_few_images(tmp_path: Path, num_images: int, judged: bool) -> None:
+    tinted_photos(tmp_path / "raw", num_images)
+    doubts = label_noise.doubts(scan(tmp_path / "raw", tmp_path / "kept"), tmp_path / "raw", tmp_path, 0.35, 1000)
+    assert doubts == ({} if judged else None)
 
 
 def test_small_and_lopsided_classes_are_warnings() -> None:
@@ -490,7 +557,7 @@ def test_an_empty_table_fails() -> None:
 
 def test_a_table_without_a_usable_image_fails() -> None:
     verdict = stage.validate(make_table({"a": 2, "b": 2}, issues=[["empty"]] * 4), PARAMS)
-    assert {"usable-images", "class-set", "decodable-share"} <= failed_critical(verdict)
+    assert {"usable-images", "class-set", "unreadable-share"} <= failed_critical(verdict)
 
 
 # Files
@@ -516,7 +583,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_report_of_hostile_names(hostile: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         verdict = stage.validate(scan(hostile, tmp_path / "kept"), PARAMS)
-        stage.write(verdict, hostile, tmp_path / name / "manifest.parquet", tmp_path / name / "report")
+        stage.write(verdict, PARAMS, hostile, tmp_path / name / "manifest.parquet", tmp_path / name / "report")
     first = tree(tmp_path / "first")
     assert set(first) == {"manifest.parquet", "report/index.html", "report/summary.json"}
     assert tree(tmp_path / "second") == first
@@ -541,7 +608,7 @@ def test_report_of_hostile_names(hostile: Path, tmp_path: Path) -> None:
 
 
 def test_manifest_survives_the_round_trip(sample: Sample, tmp_path: Path) -> None:
-    stage.write(sample.verdict, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
+    stage.write(sample.verdict, PARAMS, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
     read = read_manifest(tmp_path / "manifest.parquet")
     assert tuple(read.columns) == MANIFEST_COLUMNS
     for column in MANIFEST_COLUMNS:
@@ -552,9 +619,9 @@ def test_manifest_survives_the_round_trip(sample: Sample, tmp_path: Path) -> Non
 
 
 def test_data_docs_are_made_of_the_manifest(sample: Sample, tmp_path: Path) -> None:
-    stage.write(sample.verdict, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
+    stage.write(sample.verdict, PARAMS, sample.raw, tmp_path / "manifest.parquet", tmp_path / "report")
     pages = data_docs.build(read_manifest(tmp_path / "manifest.parquet"), PARAMS, tmp_path / "docs")
-    assert [page.parent.name for page in pages] == ["classes", "dataset", "images", "properties", "splits"]
+    assert [page.parent.name for page in pages] == ["classes", "dataset", "images", "keep", "properties", "splits"]
     results = next((tmp_path / "docs/images/validations").rglob("*.html")).read_text()
     assert "conflicting-labels" in results
     assert "Failed" in results

@@ -39,7 +39,7 @@ MANIFEST_COLUMNS = tuple(_SCHEMA.names)
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
     """Write with a fixed schema and without pandas' metadata, so that equal tables give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(table[field.name], type=field.type) for field in _SCHEMA]
+    columns = [pa.array(list(table[field.name]) if table.empty else table[field.name], type=field.type) for field in _SCHEMA]
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
 
 

@@ -16,6 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+FractionOpen = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(gt=0)]
@@ -93,14 +94,14 @@ class LimitParams(Section):
 
 
 class ValidateParams(Section):
-    val_fraction: FractionBelowOne
-    test_fraction: FractionBelowOne
+    val_fraction: FractionOpen
+    test_fraction: FractionOpen
     seed: Seed
     min_images_per_class: PositiveCount
     max_class_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     max_unreadable_fraction: Fraction
-    near_duplicate_distance: Annotated[int, Field(ge=0, le=8)]
-    max_property_skill: Fraction
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=4)]
+    max_property_difference: Fraction
     max_split_difference: Fraction
     max_label_noise_images: Count
     limits: LimitParams

@@ -108,7 +108,7 @@ def test_a_hundred_thousand_images(tmp_path: Path) -> None:
     begin = time.perf_counter()
     verdict = validate.validate(facts, load(ROOT / "params.yaml").validate_)
     judged = time.perf_counter() - begin
-    validate.write(verdict, tmp_path / "raw", tmp_path / "manifest.parquet", tmp_path / "report")
+    validate.write(verdict, load(ROOT / "params.yaml").validate_, tmp_path / "raw", tmp_path / "manifest.parquet", tmp_path / "report")
     page = tmp_path / "report/index.html"
     opened = _opened(page)
     print(f"judged in {judged:.1f} s, page {page.stat().st_size / 1e6:.2f} MB, opened in {opened:.2f} s")  # noqa: T201

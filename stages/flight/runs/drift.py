@@ -15,9 +15,9 @@ from stages.shared import files, page
 PAGE = Path(__file__).parent / "pages/drift.html"
 MEASURES = ("width", "height", "num_bytes", "brightness", "sharpness", "entropy")
 NUM_BINS = 10
+MISSING_COUNT = 0.5  # added to each bin, so that an empty one is small and not infinitely far
 # Population stability index, as read in credit scoring (Siddiqi, 'Credit Risk Scorecards', 2006): below 0.1 stable, above 0.25 shifted.
 SHIFTED = 0.25
-LEAST_SHARE = 1e-4
 MAX_LISTED = 50
 
 
@@ -26,7 +26,9 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     old, new = (table.drop_duplicates("sha256").set_index("sha256") for table in (before, after))
     common = new.index.intersection(old.index)
     relabelled = common[new.loc[common, "label"].to_numpy() != old.loc[common, "label"].to_numpy()]
-    moved = common[new.loc[common, "split"].to_numpy() != old.loc[common, "split"].to_numpy()]
+    before_split, after_split = (table.loc[common, "split"].to_numpy() for table in (old, new))
+    used = (before_split != "") & (after_split != "")
+    moved = common[used & (before_split != after_split)]
     added, removed = new.index.difference(old.index), old.index.difference(new.index)
     changed = set(new.loc[added, "path"]) & set(old.loc[removed, "path"])
     changes = {
@@ -35,10 +37,13 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
         "changed": {"count": len(changed), "first": sorted(changed)[:MAX_LISTED]},
         "relabelled": _listed(new, relabelled),
         "moved between splits": _listed(new, moved),
+        "newly left out": _listed(new, common[(before_split != "") & (after_split == "")]),
+        "newly used": _listed(new, common[(before_split == "") & (after_split != "")]),
     }
-    measures = [_measure(name, before[name].to_numpy(float), after[name].to_numpy(float)) for name in MEASURES]
+    usable = [table[table["status"] == "ok"] for table in (before, after)]
+    measures = [_measure(name, *(table[name].to_numpy(float) for table in usable)) for name in MEASURES]
     return {
-        "sentence": _sentence(changes, measures),
+        "sentence": _sentence(changes, measures, len(after) - len(new) - len(before) + len(old)),
         "num_before": len(before),
         "num_after": len(after),
         "changes": changes,
@@ -72,25 +77,29 @@ def _classes(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _measure(name: str, before: NDArray[np.float64], after: NDArray[np.float64]) -> dict[str, Any]:
-    """Means, shares in the bins that split the values before into tenths, and the population stability index."""
+    """Means, shares in the bins that split the values before into tenths and beyond, and the population stability index beyond chance."""
     before, after = before[np.isfinite(before)], after[np.isfinite(after)]
     if not (len(before) and len(after)):
         return {"name": name, "mean_before": None, "mean_after": None, "shares": [], "psi": 0.0}
-    edges = np.unique(np.quantile(before, np.linspace(0, 1, NUM_BINS + 1)[1:-1]))
-    shares = [
-        np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1) / len(values) for values in (before, after)
-    ]
-    old, new = (np.maximum(share, LEAST_SHARE) for share in shares)
+    # Beside the tenths a bin for all that is below, and one for all that is above, anything seen before.
+    inner = np.quantile(before, np.linspace(0, 1, NUM_BINS + 1)[1:-1])
+    edges = np.unique([np.nextafter(before.min(), -np.inf), *inner, before.max()])
+    counts = [np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1) for values in (before, after)]
+    shares = [count / count.sum() for count in counts]
+    old, new = ((count + MISSING_COUNT) / (count + MISSING_COUNT).sum() for count in counts)
+    # What two samples of one distribution differ by on average (Yurdakul, 'Statistical Properties of Population Stability Index', 2018).
+    by_chance = (len(edges) - 2) * (1 / len(before) + 1 / len(after))
     return {
         "name": name,
         "mean_before": float(before.mean()),
         "mean_after": float(after.mean()),
         "shares": [[round(float(share), 4) for share in pair] for pair in zip(*shares, strict=True)],
-        "psi": round(float(((new - old) * np.log(new / old)).sum()), 4),
+        "psi": round(max(0.0, float(((new - old) * np.log(new / old)).sum()) - by_chance), 4),
     }
 
 
-def _sentence(changes: dict[str, dict[str, Any]], measures: Sequence[dict[str, Any]]) -> str:
+def _sentence(changes: dict[str, dict[str, Any]], measures: Sequence[dict[str, Any]], more_copies: int) -> str:
     told = [f"{change['count']} {name}" for name, change in changes.items() if change["count"]]
+    told += [f"{abs(more_copies)} copies {'more' if more_copies > 0 else 'fewer'}"] if more_copies else []
     shifted = [f"{measure['name'].replace('_', ' ')} has shifted" for measure in measures if measure["psi"] > SHIFTED]
     return "; ".join(filter(None, [", ".join(told), ", ".join(shifted)])) or "the same images, labels and splits"

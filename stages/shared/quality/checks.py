@@ -13,7 +13,17 @@ from stages.shared.quality.expectations import num_unexpected
 from stages.shared.quality.issues import ISSUES, Issue
 
 Severity = Literal["critical", "warning", "info"]
-TableName = Literal["images", "classes", "splits", "properties", "dataset"]
+TableName = Literal["images", "classes", "splits", "properties", "dataset", "keep"]
+
+WITHOUT_IMAGE = "A class without an image in a split cannot be learned, or judged."
+FEW_IMAGES = "Few images give a class that is recognised badly, and figures that mean little."
+MANY_UNREADABLE = "So many unreadable files point to a broken copy or download, not to a few bad images."
+MISREAD_SPLIT = "This folder is named like a split and holds folders, but is taken for a class. Rename splits to train, val and test."
+NEAR_OVERLAP = "Nearly the same picture lies in another of the given splits, and makes the test result too good."
+DOMINATING = "A class that dominates is guessed too often; see augment.balancing."
+OTHER_SHARES = "A split with other shares of the classes judges another task than the one that is trained."
+TELLING = "This property alone tells the class from the others, so a model may learn it in place of what the picture shows."
+UNKNOWN_KEEP = "validate.keep names files that do not exist or cannot be decoded; correct or remove these lines."
 
 
 @dataclass(frozen=True)
@@ -43,10 +53,11 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found; ``offenders`` are paths, classes, splits or properties, complete and sorted."""
+    """What was found; ``offenders`` are rows of the table that was judged (paths of images, classes …), complete and sorted."""
 
     name: str
     severity: Severity
+    table: TableName
     passed: bool
     num_offenders: int
     observed: str
@@ -57,76 +68,23 @@ class CheckResult:
 
 def registry(params: ValidateParams) -> tuple[Check, ...]:
     """All checks in the order of the report, with their thresholds from ``params``."""
-    least_decodable, least_images = 1 - params.max_unreadable_fraction, params.min_images_per_class
-    lower: tuple[tuple[str, Severity, TableName, str, float, str], ...] = (
-        ("usable-images", "critical", "dataset", "num_usable", 1, "Without a usable image there is nothing to train on."),
-        ("class-set", "critical", "dataset", "num_classes", 2, "A classifier needs at least two classes with usable images."),
-        (
-            "decodable-share",
-            "critical",
-            "dataset",
-            "decodable_share",
-            least_decodable,
-            "So many unreadable files point to a broken copy or download, not to a few bad images.",
-        ),
-        ("split-classes", "critical", "classes", "smallest_split", 1, "A class without an image in a split cannot be learned, or judged."),
-        (
-            "smallest-class",
-            "warning",
-            "classes",
-            "num_usable",
-            least_images,
-            "Few images give a class that is recognised badly, and figures that mean little.",
-        ),
+    lower = (
+        Check("usable-images", "critical", "dataset", "num_usable", "Without a usable image there is nothing to train on.", 1),
+        Check("class-set", "critical", "dataset", "num_classes", "A classifier needs at least two classes with usable images.", 2),
+        Check("split-classes", "critical", "classes", "smallest_split", WITHOUT_IMAGE, 1),
+        Check("smallest-class", "warning", "classes", "num_usable", FEW_IMAGES, params.min_images_per_class),
     )
-    upper: tuple[tuple[str, Severity, TableName, str, float, str], ...] = (
-        ("split-overlap", "critical", "images", "overlap", 0, "The same bytes in two splits make the test result too good."),
-        (
-            "near-split-overlap",
-            "warning",
-            "images",
-            "near_overlap",
-            0,
-            "Nearly the same picture lies in another of the given splits, and makes the test result too good.",
-        ),
-        (
-            "class-ratio",
-            "warning",
-            "classes",
-            "ratio_to_smallest",
-            params.max_class_ratio,
-            "A class that dominates is guessed too often; see augment.balancing.",
-        ),
-        (
-            "split-balance",
-            "warning",
-            "splits",
-            "difference",
-            params.max_split_difference,
-            "A split with other shares of the classes judges another task than the one that is trained.",
-        ),
-        (
-            "telling-property",
-            "warning",
-            "properties",
-            "skill",
-            params.max_property_skill,
-            "This property alone tells the class, so a model may learn it in place of what the picture shows.",
-        ),
-        (
-            "unknown-keep",
-            "warning",
-            "dataset",
-            "num_unknown_keep",
-            0,
-            "validate.keep names files that do not exist or cannot be decoded; correct or remove these lines.",
-        ),
+    upper = (
+        Check("unreadable-share", "critical", "dataset", "unreadable_share", MANY_UNREADABLE, maximum=params.max_unreadable_fraction),
+        Check("split-names", "critical", "classes", "misread_split", MISREAD_SPLIT, maximum=0),
+        Check("split-overlap", "critical", "images", "overlap", "The same bytes in two splits make the test result too good.", maximum=0),
+        Check("near-split-overlap", "warning", "images", "near_overlap", NEAR_OVERLAP, maximum=0),
+        Check("class-ratio", "warning", "classes", "ratio_to_smallest", DOMINATING, maximum=params.max_class_ratio),
+        Check("split-balance", "warning", "splits", "difference", OTHER_SHARES, maximum=params.max_split_difference),
+        Check("telling-property", "warning", "properties", "difference", TELLING, maximum=params.max_property_difference),
+        Check("unknown-keep", "warning", "keep", "unknown", UNKNOWN_KEEP, maximum=0),
     )
-    return (
-        *(Check(name, severity, table, column, meaning, minimum=bound) for name, severity, table, column, bound, meaning in lower),
-        *(Check(name, severity, table, column, meaning, maximum=bound) for name, severity, table, column, bound, meaning in upper),
-        *(_image_check(issue, params) for issue in ISSUES),
-    )
+    return (*lower, *upper, *(_image_check(issue, params) for issue in ISSUES))
 
 
 def _image_check(issue: Issue, params: ValidateParams) -> Check:
@@ -143,13 +101,23 @@ def judge(checks: Sequence[Check], tables: dict[TableName, pd.DataFrame]) -> tup
     return tuple(_result(check, counts[check.name], tables[check.table]) for check in checks)
 
 
-def _result(check: Check, num_unexpected: int, table: pd.DataFrame) -> CheckResult:
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def _result(check: Check, num_counted: int, table: pd.DataFrame) -> CheckResult:
     offenders = tuple(sorted(map(str, table.index[check.broken_in(table)])))
-    if len(offenders) != num_unexpected:
-        raise RuntimeError(f"Great Expectations counts {num_unexpected} rows that fail {check.name}, the table has {len(offenders)}.")
+    if len(offenders) != num_counted:
+        raise RuntimeError(f"Great Expectations counts {num_counted} rows that fail {check.name}, the table has {len(offenders)}.")
     values = table[check.column]
     worst: Callable[[], Any] = values.min if check.maximum is None else values.max
-    observed = f"{len(offenders)} images" if check.table == "images" else "no rows" if table.empty else f"{worst():.4g}"
+    observed = (
+        f"{len(offenders)} {'image' if len(offenders) == 1 else 'images'}"
+        if check.table == "images"
+        else "no rows"
+        if table.empty
+        else _number(worst())
+    )
     # On an empty table every expectation holds, and nothing is known. That of images holds those with a finding.
     passed = not offenders and not (table.empty and check.severity == "critical" and check.table != "images")
-    return CheckResult(check.name, check.severity, passed, len(offenders), observed, check.expected, check.meaning, offenders)
+    return CheckResult(check.name, check.severity, check.table, passed, len(offenders), observed, check.expected, check.meaning, offenders)

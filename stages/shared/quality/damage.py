@@ -14,9 +14,14 @@ from stages.shared.images import DECODING_ERRORS
 
 JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 to RST7 and SOI (ITU-T T.81, table B.1)
 JPEG_START_OF_SCAN, JPEG_END = 0xDA, b"\xff\xd9"
+JFIF_VERSION = b"\1\1"
 PNG_END = b"IEND\xaeB`\x82"
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n")
 ENDS = {"PNG": PNG_END, "JPEG": JPEG_END, "MPO": JPEG_END, "GIF": b"\x3b"}
+
+
+class UncommonSamplingError(Exception):
+    """A sound JPEG, as far as is known, that the strict decoder does not read."""
 
 
 def strict_jpeg(content: bytes, smallest_px: int) -> NDArray[np.uint8]:
@@ -27,11 +32,33 @@ def strict_jpeg(content: bytes, smallest_px: int) -> NDArray[np.uint8]:
 
     Raises:
         ValueError: with libjpeg-turbo's words.
+        UncommonSamplingError: if simplejpeg has no name for the sampling of the colours (4:4:1 and rarer), so the file cannot be judged.
     """
-    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(content)
+    try:
+        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(content)
+    except KeyError as error:
+        raise UncommonSamplingError from error
+    except ValueError as error:
+        if "subsampling" in str(error):
+            raise UncommonSamplingError from error
+        raise
     wanted = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colorspace, "RGB")
     decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, wanted, min_height=smallest_px, min_width=smallest_px)
     return decoded
+
+
+def without_trifles(jpeg: bytes) -> bytes:
+    """The file without what libjpeg-turbo warns of and what harms no picture: a strange JFIF version, and zeros before the end."""
+    if jpeg[6:11] == b"JFIF\0":
+        jpeg = jpeg[:11] + JFIF_VERSION + jpeg[13:]
+    end = jpeg.rfind(JPEG_END)
+    return jpeg[:end].rstrip(b"\0") + jpeg[end:] if jpeg[end - 2 : end] == b"\0\0" else jpeg
+
+
+def is_arithmetic(jpeg: bytes) -> bool:
+    """Whether the header may announce arithmetic coding (SOF9 or SOF10)."""
+    header = jpeg[: jpeg.find(b"\xff\xda")]
+    return b"\xff\xc9" in header or b"\xff\xca" in header
 
 
 def has_signature(content: bytes) -> bool:

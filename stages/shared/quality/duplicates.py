@@ -20,13 +20,12 @@ def near_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> NDArray[np.in
     """Pairs (i < j) that join all images whose dHash and pHash both differ in at most ``distance`` bits; shape (num_pairs, 2), sorted.
 
     ``mirrored`` holds the hashes of the mirror images; i and j are also near if i is near to the mirror image of j. Of images with the
-    same two hashes the first stands for all, and each of the others is paired with it: else a thousand blank pages were half a million
-    pairs.
+    same hashes the first stands for all, and each of the others is paired with it: else a thousand blank pages were half a million pairs.
 
     Exact multi-index hashing (Norouzi et al., 'Fast Search in Hamming Space', 2012): of distance + 1 chunks of a hash, two near ones
     share at least one. Joining on a chunk of each hash at once keeps apart the many images that are alike by one hash only.
     """
-    first, repeats = _first_of_equal(hashes)
+    first, repeats = _first_of_equal(hashes, mirrored)
     num = len(first)
     dhash, phash = (np.concatenate([own[first], flipped[first]]) for own, flipped in zip(hashes, mirrored, strict=True))
     found = [repeats]
@@ -37,16 +36,13 @@ def near_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> NDArray[np.in
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _first_of_equal(hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first image with each pair of hashes, in order, and pairs of it with the others."""
-    keys = pd.DataFrame({"dhash": hashes[0], "phash": hashes[1]})
-    first = keys.groupby(["dhash", "phash"], sort=False).cumcount().to_numpy() == 0
-    firsts = np.flatnonzero(first)
-    if first.all():
-        return firsts, np.empty((0, 2), np.int64)
-    first_of = pd.Series(np.arange(len(keys))).groupby([keys["dhash"], keys["phash"]]).transform("first").to_numpy()
-    others = np.flatnonzero(~first)
-    return firsts, np.stack([first_of[others], others], axis=1)
+def _first_of_equal(hashes: Hashes, mirrored: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first image with each set of four hashes, in order, and pairs of it with the others."""
+    keys = pd.DataFrame(dict(enumerate((*hashes, *mirrored))))
+    same = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+    _, first = np.unique(same, return_index=True)
+    others = np.flatnonzero(first[same] != np.arange(len(same)))
+    return np.sort(first), np.stack([first[same][others], others], axis=1)
 
 
 def _sharing_a_chunk(dhash: NDArray[np.uint64], phash: NDArray[np.uint64], distance: int) -> Iterator[tuple[NDArray[np.int64], ...]]:

@@ -48,7 +48,7 @@ class ImageFacts:
 
 
 def examine(content: bytes) -> ImageFacts:
-    """Decode the content of a file once, completely."""
+    """What a file's content holds; all of its compressed data is decoded."""
     digest = hashlib.sha256(content).hexdigest()
     if not content:
         return ImageFacts(digest, 0, issues.mask(["empty"]))
@@ -65,7 +65,8 @@ def examine(content: bytes) -> ImageFacts:
     except DECODING_ERRORS as error:
         issue = "truncated" if damage.is_cut(content, image.format, error) else "unreadable"
         return ImageFacts(digest, len(content), issues.mask([issue]), **known)
-    if _is_constant(picture) and (image.format not in JPEG_FORMATS or _is_constant(upright_rgb(image))):
+    # Neither scaling down a JPEG nor scaling 16 bits to 8 makes a picture constant.
+    if _is_constant(picture) and _is_constant(upright_rgb(image) if image.format in JPEG_FORMATS else image):
         found.append("constant")
     return ImageFacts(digest, len(content), issues.mask(found), **known, **_measures(picture))
 
@@ -76,9 +77,13 @@ def _decode(content: bytes, image: Image.Image) -> tuple[Image.Image, list[str]]
         wrong = image.format == "PNG" and damage.has_wrong_checksum(content)
         return upright_rgb(image), ["corrupt"] if wrong else []
     try:
-        pixels = damage.strict_jpeg(content, MEASURED_SIZE_PX)
+        pixels = damage.strict_jpeg(damage.without_trifles(content), MEASURED_SIZE_PX)
     except ValueError:
         return upright_rgb(image), ["corrupt"]
+    except damage.UncommonSamplingError:
+        return upright_rgb(image), []
+    if damage.is_arithmetic(content):
+        image.load()  # large ones are beyond Pillow, which decodes them for training
     if pixels.shape[2] == 4:
         return upright_rgb(image), []
     return upright(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), orientation(image)), []

@@ -52,7 +52,7 @@ def find(facts: pd.DataFrame, params: ValidateParams, doubtful: Collection[str])
     comparable = decodable & ~issues.having(found, "constant")
     lines = _mark_outliers(found, table, comparable, params)
     equal, near = _similar(table, decodable, comparable, params.near_duplicate_distance)
-    _mark_duplicates(found, table["label"], equal, near)
+    _mark_duplicates(found, table, equal, near)
     pairs = np.concatenate([equal, near])
     table = table.assign(found=found, group=duplicates.groups(pairs, len(table)))
     return Findings(table, lines, pairs)
@@ -67,7 +67,7 @@ def with_labels(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _has_wrong_extension(table: pd.DataFrame) -> NDArray[np.bool_]:
-    suffix, suffixes = pd.factorize(np.array([path.rpartition(".")[2].lower() for path in table["path"]], object))
+    suffix, suffixes = pd.factorize(np.array([path.rpartition("/")[2].rpartition(".")[2].lower() for path in table["path"]], object))
     number, formats = pd.factorize(table["format"])
     wrong = np.array([[f".{end}" not in EXTENSIONS.get(name, ()) for name in formats] for end in suffixes], np.bool_)
     return wrong.reshape(len(suffixes), len(formats))[suffix, number]
@@ -100,12 +100,16 @@ def _similar(
     return equal, rows[duplicates.near_pairs((dhash, phash), (dhash_mirrored, phash_mirrored), distance)]
 
 
-def _mark_duplicates(found: NDArray[np.uint64], label: pd.Series[str], equal: NDArray[np.int64], near: NDArray[np.int64]) -> None:
-    codes, _ = pd.factorize(label)
-    for pairs, alike, conflicting in (
-        (equal, "exact-duplicate", "conflicting-labels"),
-        (near, "near-duplicate", "conflicting-near-duplicate"),
-    ):
-        agree = codes[pairs[:, 0]] == codes[pairs[:, 1]]
-        found[pairs[agree if pairs is equal else slice(None)].ravel()] |= issues.BITS[alike]
-        found[pairs[~agree].ravel()] |= issues.BITS[conflicting]
+def _mark_duplicates(found: NDArray[np.uint64], table: pd.DataFrame, equal: NDArray[np.int64], near: NDArray[np.int64]) -> None:
+    """Mark every copy, whichever of them the pairs name."""
+    content = duplicates.groups(equal, len(table))
+    label, _ = pd.factorize(table["label"])
+    members = pd.DataFrame({"content": content, "label": label})
+    num_labels = members.groupby("content")["label"].transform("nunique").to_numpy()
+    num_alike = members.groupby(["content", "label"])["label"].transform("size").to_numpy()
+    copied = np.isin(content, content[equal.ravel()])
+    found[copied & (num_alike > 1)] |= issues.BITS["exact-duplicate"]
+    found[copied & (num_labels > 1)] |= issues.BITS["conflicting-labels"]
+    found[np.isin(content, content[near.ravel()])] |= issues.BITS["near-duplicate"]
+    conflicting = (label[near[:, 0]] != label[near[:, 1]]) | (num_labels[near] > 1).any(axis=1)
+    found[np.isin(content, content[near[conflicting].ravel()])] |= issues.BITS["conflicting-near-duplicate"]

@@ -12,14 +12,15 @@ from stages.shared.quality import issues, outliers
 
 NUM_BINS = 40
 NUM_CELLS = 28
-# Measure → its name in words, the issue that it decides, and how its values are told.
+# Measure, its name in words, and how its values are told; ``base^`` for powers.
 SHOWN = (
     ("bright_end", "brightness of the bright end", "{:.2f}"),
     ("dark_end", "brightness of the dark end", "{:.2f}"),
     ("contrast", "contrast", "{:.2f}"),
-    ("log10_sharpness", "sharpness (variance of the Laplacian)", "10^{:.1f}"),
+    ("log10_sharpness", "sharpness (variance of the Laplacian)", "10^"),
     ("entropy", "entropy in bits", "{:.1f}"),
-    ("log2_aspect", "shorter over longer side", "2^{:.1f}"),
+    ("log2_aspect", "shorter over longer side", "2^"),
+    ("log2_size", "side of a square of the same area, in pixels", "2^"),
 )
 
 
@@ -73,8 +74,7 @@ def _histogram(values: pd.Series[float], words: str, form: str, lines: Sequence[
 
 def _told(form: str, value: float) -> str:
     """A value in words, powers written out."""
-    base, _, rest = form.partition("^")
-    return f"{float(base) ** value:.3g}" if rest else form.format(value)
+    return f"{float(form[:-1]) ** value:.3g}" if form.endswith("^") else form.format(value)
 
 
 def of_sizes(manifest: pd.DataFrame) -> SizeMap | None:

@@ -6,10 +6,12 @@ had found. Results of other code or other decoders lie in a folder of another na
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,35 +45,49 @@ def version() -> str:
 
 
 def read(results: Path) -> pa.Table:
-    """All results that still hold; a file that cannot be read is passed over, for a scan can find them again."""
+    """All results that still hold."""
+    return _read(sorted((results / version()).glob("*.parquet")))
+
+
+def _read(parts: Iterable[Path]) -> pa.Table:
+    """The rows of some files; one that cannot be read, or has gone, is passed over, for a scan can find them again."""
     tables = []
-    for path in sorted((results / version()).glob("[!.]*.parquet")):
+    for path in parts:
         try:
-            tables.append(pq.read_table(path, schema=SCHEMA))
+            table = pq.read_table(path, page_checksum_verification=True)
+            if table.schema.equals(SCHEMA) and not any(column.null_count for column in table.columns):
+                tables.append(table)
         except (OSError, pa.ArrowException):
             continue
     return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
-def add(results: Path, table: pa.Table) -> None:
-    """Keep a table of results; a folder that cannot be written costs the next scan its time, nothing more."""
+def add(results: Path, table: pa.Table) -> bool:
+    """Keep a table of results; whether that worked. A folder that cannot be written costs the next scan its time, nothing more."""
     folder = results / version()
+    beside = folder / f".{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{uuid.uuid4().hex}"
-        pq.write_table(table, beside, compression="zstd")
+        pq.write_table(table, beside, compression="zstd", write_page_checksum=True)
         beside.replace(folder / f"{uuid.uuid4().hex}.parquet")
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        return False
+    return True
 
 
-def tidy(results: Path, current: pa.Table) -> None:
-    """Remove results of other versions, and gather many small files into one that holds what ``current`` (the newest scan) needs."""
+def tidy(results: Path) -> None:
+    """Remove results of other versions, and gather many small files into one: the newest state of each path, and each content once."""
     for other in results.glob("*/"):
         if other.name != version():
             shutil.rmtree(other, ignore_errors=True)
-    parts = sorted((results / version()).glob("*.parquet"))
-    if len(parts) > MAX_PARTS:
-        add(results, current)
+    parts = sorted((results / version()).glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    if len(parts) <= MAX_PARTS:
+        return
+    rows = _read(parts).to_pandas()
+    needed = ~rows["path"].duplicated(keep="last") | ~rows["sha256"].duplicated(keep="last")
+    if add(results, pa.Table.from_pandas(rows[needed], SCHEMA, preserve_index=False)):
         for part in parts:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

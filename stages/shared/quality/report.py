@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stages.shared import page
+from stages.shared.params import ValidateParams
 from stages.shared.paths import SPLITS
 from stages.shared.quality import histograms, issues, outliers
 from stages.shared.thumbnails import thumbnails
@@ -46,7 +47,8 @@ def render(
     summary: dict[str, Any],
     lines: Sequence[outliers.Line],
     pairs: NDArray[np.int64],
-    doubts: Mapping[str, str],
+    doubts: Mapping[str, str] | None,
+    params: ValidateParams,
     raw: Path,
 ) -> str:
     """The page, self-contained; a pure function of its arguments and of the images below ``raw``.
@@ -57,12 +59,16 @@ def render(
         lines: where outliers begin.
         pairs: rows of the manifest that are alike, (num_pairs, 2).
         doubts: path → the label that a probe would give.
+        params: thresholds and policies.
         raw: the folder of the images.
     """
     failed = [check for check in summary["checks"] if not check["passed"]]
     shown = {check["name"]: _shown(check, manifest, lines) for check in failed}
-    joined = {check["name"]: _pairs(check, manifest, pairs) for check in failed if check["name"] in PAIR_CHECKS}
+    joined = {
+        check["name"]: _pairs(check, manifest, pairs, params.near_duplicate_distance) for check in failed if check["name"] in PAIR_CHECKS
+    }
     examples = _examples(manifest)
+    back = _decodable_in_quarantine(manifest)
     used = set(manifest.loc[manifest["status"] == "ok", "path"])
     num_used = {check["name"]: len(used.intersection(check["offenders"])) for check in failed}
     wanted = {row["path"] for rows in [*shown.values(), *examples.values()] for row in rows}
@@ -72,18 +78,21 @@ def render(
         summary=summary,
         groups={severity: [check for check in failed if check["severity"] == severity] for severity in SEVERITIES},
         num_used=num_used,
-        first=next((check["name"] for check in failed if check["severity"] == "warning" and num_used[check["name"]]), None),
+        first=next((check["name"] for check in failed if check["severity"] == "warning" and _is_open(check, used)), None),
         passed=[check for check in summary["checks"] if check["passed"]],
         shown=shown,
         pairs=joined,
-        doubts=doubts,
+        doubts=doubts or {},
+        labels_judged=doubts is not None,
         examples=examples,
         pictures=thumbnails(raw, sorted(wanted)),
         histograms=histograms.of_measures(manifest, lines),
         sizes=histograms.of_sizes(manifest),
         formats=_formats(manifest),
-        keep=_keep_line(manifest),
+        keep="keep: " + _yaml_list([*params.keep, *back[:MAX_PICTURES]]) if back else "",
+        num_more=max(0, len(back) - MAX_PICTURES),
         policies=issues.NAMES,
+        copies=issues.COPIES,
         splits=SPLITS,
         max_listed=MAX_LISTED,
     )
@@ -91,7 +100,7 @@ def render(
 
 def _shown(check: dict[str, Any], manifest: pd.DataFrame, lines: Sequence[outliers.Line]) -> list[dict[str, Any]]:
     """Rows of the images to show, the worst first."""
-    if check["name"] in PAIR_CHECKS or not check["observed"].endswith("images"):
+    if check["name"] in PAIR_CHECKS or check["table"] != "images":
         return []
     rows = manifest[manifest["path"].isin(check["offenders"])]
     values = outliers.measures(rows)
@@ -107,7 +116,7 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _pairs(check: dict[str, Any], manifest: pd.DataFrame, pairs: NDArray[np.int64]) -> list[Pair]:
+def _pairs(check: dict[str, Any], manifest: pd.DataFrame, pairs: NDArray[np.int64], distance: int) -> list[Pair]:
     """The first pairs of images that both offend, from two classes or two splits before others."""
     offending = manifest["path"].isin(check["offenders"]).to_numpy()
     both = pairs[offending[pairs].all(axis=1)] if len(pairs) else pairs
@@ -123,15 +132,15 @@ def _pairs(check: dict[str, Any], manifest: pd.DataFrame, pairs: NDArray[np.int6
         "near-duplicate": ~same_bytes,
     }[check["name"]]
     rows = np.flatnonzero(wanted)[:MAX_PAIRS]
-    return [_pair(manifest, int(left[row]), int(right[row])) for row in rows]
+    return [_pair(manifest, int(left[row]), int(right[row]), distance) for row in rows]
 
 
-def _pair(manifest: pd.DataFrame, left: int, right: int) -> Pair:
+def _pair(manifest: pd.DataFrame, left: int, right: int, distance: int) -> Pair:
     first, second = _records(manifest.iloc[[left, right]])
     if first["sha256"] == second["sha256"]:
         return Pair(first, second, "same bytes")
     bits = [(int(first[name]) ^ int(second[name])).bit_count() for name in ("dhash", "phash")]
-    return Pair(first, second, f"{max(bits)} of 64 bits differ" if max(bits) <= 16 else "mirrored")
+    return Pair(first, second, f"{max(bits)} of 64 bits differ" if max(bits) <= distance else "mirrored")
 
 
 def _examples(manifest: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
@@ -150,9 +159,15 @@ def _formats(manifest: pd.DataFrame) -> list[tuple[str, str, int]]:
     return [(str(row["format"]), str(row["mode"]), int(row["count"])) for row in counts.to_dict("records")]
 
 
-def _keep_line(manifest: pd.DataFrame) -> str:
-    """The line of params.yaml that takes back the quarantined images that can be decoded."""
-    back = manifest[(manifest["status"] == "quarantined") & (manifest["brightness"] + manifest["width"] > 0)]
-    undecodable = back["issues"].map(lambda names: bool({"truncated", "unreadable"}.intersection(names)))
-    chosen = list(back["path"][~undecodable.astype(bool)])[:MAX_PICTURES]
-    return "keep: [" + ", ".join(json.dumps(path, ensure_ascii=False) for path in chosen) + "]" if chosen else ""
+def _is_open(check: dict[str, Any], used: set[str]) -> bool:
+    """Whether a failed check still concerns training: not if all images that it names are left out."""
+    return check["table"] != "images" or not used.isdisjoint(check["offenders"])
+
+
+def _decodable_in_quarantine(manifest: pd.DataFrame) -> list[str]:
+    quarantined = manifest.loc[manifest["status"] == "quarantined", ["path", "issues"]].to_numpy(object)
+    return [path for path, names in quarantined if not set(names).intersection(issues.UNREADABLE)]
+
+
+def _yaml_list(paths: Sequence[str]) -> str:
+    return "[" + ", ".join(json.dumps(path, ensure_ascii=False) for path in paths) + "]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
@@ -29,6 +30,7 @@ FEW_FILES, FEW_BYTES = 4_000, 32_000_000
 # A file that changed so shortly before it was looked at may change again without a new time stamp (git calls such entries racy).
 RACY_NS = 2_000_000_000
 NO_INODE = -1
+PARENT_CHECK_S = 1.0
 
 
 def scan(raw: Path, results: Path) -> pd.DataFrame:
@@ -54,17 +56,27 @@ def scan(raw: Path, results: Path) -> pd.DataFrame:
         tables.append(pa.table([pa.array(values, field.type) for values, field in columns], kept.FACT_SCHEMA))
         kept.add(results, _with_state(files.iloc[new[start : start + PART_ROWS]], tables[-1]))
     table = pa.concat_tables(tables).take(np.argsort(np.concatenate([told, new])))
-    kept.tidy(results, _with_state(files, table))
+    kept.tidy(results)
     facts: pd.DataFrame = table.to_pandas()
     return pd.concat([files[["path"]], facts], axis=1)
 
 
 def list_files(raw: Path) -> pd.DataFrame:
     """Path (relative to ``raw``, with slashes) and state of every regular file, sorted by path."""
-    rows = [(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for path, state in _states(raw, "")]
+    try:
+        rows = [(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino) for path, state in _states(raw, "")]
+    except OSError as error:
+        raise SourceError(f"{error.filename} cannot be read: {error.strerror}.\nIt is made by ingest. Type: dvc repro -f ingest") from error
+    if unspeakable := next((path for path, *_ in rows if not path.isascii() and _is_no_text(path)), None):
+        raise SourceError(f"{raw}/{unspeakable!r} is no UTF-8. Rename the file in the source, and type: dvc repro -f ingest")
     files = pd.DataFrame(sorted(rows), columns=list(kept.STATE_COLUMNS)).astype({"path": "str"})
     files.loc[files["ctime_ns"] > time.time_ns() - RACY_NS, "inode"] = NO_INODE
     return files
+
+
+def _is_no_text(path: str) -> bool:
+    """Whether Python stands in for bytes that are no UTF-8 (PEP 383)."""
+    return any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _states(folder: str | Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -104,11 +116,23 @@ def _over_files(function: Callable[[Path, Sequence[str]], list[Any]], raw: Path,
     paths = list(files["path"])
     batches = (paths[start : start + BATCH_FILES] for start in range(0, len(paths), BATCH_FILES))
     few = len(paths) < FEW_FILES and int(files["size"].sum()) < FEW_BYTES
-    parallel = joblib.Parallel(n_jobs=1 if few else joblib.cpu_count(), return_as="generator", batch_size=1, max_nbytes=None)
+    workers = {} if few else {"initializer": _end_with, "initargs": (os.getpid(),)}
+    parallel = joblib.Parallel(n_jobs=1 if few else joblib.cpu_count(), return_as="generator", batch_size=1, max_nbytes=None, **workers)
     with tqdm(total=len(paths), desc=verb, unit=" images", mininterval=1) as bar:
         for answers in parallel(joblib.delayed(function)(raw, batch) for batch in batches):
             bar.update(len(answers))
             yield from answers
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when ``parent`` does, also by SIGKILL; it would wait for work for five minutes else."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _digests(raw: Path, paths: Sequence[str]) -> list[str]:

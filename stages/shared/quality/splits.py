@@ -22,7 +22,7 @@ def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Se
             continue
         free = split.isin(["", "train"])
         for label, drawn in draws[free].groupby(table["label"], sort=True, observed=True):
-            wanted = max(1, round(fraction * int(sizes[label]))) if fraction else 0
+            wanted = max(1, round(fraction * int(sizes[label])))
             chosen = []
             for draw, size in drawn.value_counts().sort_index().items():
                 if not wanted:
@@ -36,7 +36,7 @@ def assign(table: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Se
 
 
 def _draws(table: pd.DataFrame, seed: int) -> pd.Series[int]:
-    """A number for each group of a class, that no other image's coming or going changes."""
+    """A number for each group of a class, that the coming or going of images outside of the group does not change."""
     content = table["sha256"].copy()
     shared = table["group"].duplicated(keep=False)
     content[shared] = table[shared].groupby(["label", "group"], observed=True)["sha256"].transform("min")

@@ -12,6 +12,8 @@ from stages.shared.paths import SPLITS
 from stages.shared.quality import issues, labels
 from stages.shared.quality.checks import TableName
 
+LIKE_A_SPLIT = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+
 
 def tables(table: pd.DataFrame, keep: Collection[str]) -> dict[TableName, pd.DataFrame]:
     """Tables of numbers whose index names the rows.
@@ -19,14 +21,16 @@ def tables(table: pd.DataFrame, keep: Collection[str]) -> dict[TableName, pd.Dat
     ``table`` is that of ``Findings`` with status and split; the paths in ``keep`` are accepted whatever their issues are.
     """
     usable = table[table["status"] == "ok"]
+    used = set(usable["path"]) if keep else set()
     per_split = pd.crosstab(usable["label"], usable["split"]).reindex(columns=list(SPLITS), fill_value=0)
     per_split = per_split.reindex(sorted(table["label"].unique()), fill_value=0)
     return {
         "images": _images(table, keep),
-        "classes": _classes(per_split),
+        "classes": _classes(per_split, table),
         "splits": labels.split_difference(per_split),
-        "properties": labels.property_skill(usable),
-        "dataset": _dataset(table, usable, keep),
+        "properties": labels.telling_properties(usable),
+        "dataset": _dataset(table, usable),
+        "keep": pd.DataFrame({"unknown": [int(path not in used) for path in keep]}, index=list(keep), dtype=np.int8),
     }
 
 
@@ -35,7 +39,8 @@ def _images(table: pd.DataFrame, keep: Collection[str]) -> pd.DataFrame:
 
     The others, nearly all, can break no check of images, and Great Expectations takes ten seconds to see that of a million.
     """
-    found = np.where(table["path"].isin(keep), np.uint64(0), table["found"].to_numpy(np.uint64))
+    kept = table["path"].isin(keep) & (table["status"] == "ok")
+    found = np.where(kept, np.uint64(0), table["found"].to_numpy(np.uint64))
     split = np.where(table["status"] == "ok", table["split"].map({name: number for number, name in enumerate(SPLITS)}), -1).astype(np.int64)
     overlap = _in_several(pd.factorize(table["sha256"])[0], split)
     near = _in_several(table["group"].to_numpy(np.int64), split) & ~overlap
@@ -56,20 +61,24 @@ def _in_several(group: NDArray[np.int64], split: NDArray[np.int64]) -> NDArray[n
     return several
 
 
-def _classes(per_split: pd.DataFrame) -> pd.DataFrame:
+def _classes(per_split: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     num_usable = per_split.sum(axis=1)
     smallest = max(int(num_usable.min()), 1) if len(num_usable) else 1
-    return pd.DataFrame(
-        {"num_usable": num_usable, "smallest_split": per_split.min(axis=1), "ratio_to_smallest": (num_usable / smallest).astype(float)}
-    )
+    columns = {
+        "num_usable": num_usable,
+        "smallest_split": per_split.min(axis=1),
+        "ratio_to_smallest": (num_usable / smallest).astype(float),
+    }
+    like_a_split = table["label"].isin([label for label in per_split.index if label.lower() in LIKE_A_SPLIT])
+    nested = set(table.loc[like_a_split & (table["given_split"] == ""), "path"].str.extract(r"^([^/]+)/[^/]+/", expand=False).dropna())
+    return pd.DataFrame(columns).assign(misread_split=[int(label in nested) for label in per_split.index])
 
 
-def _dataset(table: pd.DataFrame, usable: pd.DataFrame, keep: Collection[str]) -> pd.DataFrame:
+def _dataset(table: pd.DataFrame, usable: pd.DataFrame) -> pd.DataFrame:
     unreadable = issues.having(table["found"].to_numpy(np.uint64), *issues.UNREADABLE)
     values = {
         "num_usable": len(usable),
         "num_classes": usable["label"].nunique(),
-        "decodable_share": 1 - float(unreadable.mean()) if len(table) else 0.0,
-        "num_unknown_keep": len(set(keep) - set(usable["path"])) if keep else 0,
+        "unreadable_share": float(unreadable.mean()) if len(table) else 0.0,
     }
     return pd.DataFrame(values, index=["data/raw"])
