@@ -1,4 +1,4 @@
-"""The data checks: the sample's planted defects, duplicates, splits, policies, and the report."""
+"""The data checks: the sample's planted defects, policies, critical checks, and the report."""
 
 from __future__ import annotations
 
@@ -10,30 +10,22 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from stages import data_docs
 from stages import validate as stage
 from stages.shared import paths
 from stages.shared.manifest import MANIFEST_COLUMNS, read_manifest, usable_rows
-from stages.shared.params import ValidateParams, load
-from stages.shared.quality import duplicates, findings, issues, splits
-from stages.shared.quality import noise as label_noise
-from stages.shared.quality.checks import CheckResult
-from stages.shared.quality.features import features
+from stages.shared.quality import findings, issues
 from stages.shared.quality.issues import UNREADABLE
-from stages.shared.quality.kept import FACT_SCHEMA
 from stages.shared.quality.scan import scan
 from tests import bad_images
+from tests.facts import PARAMS, check, copy_bytes, failed_critical, make_table, set_value, with_values
 from tests.tiny import ROOT, environment
-
-PARAMS = load(ROOT / "params.yaml").validate_
 
 
 @dataclass(frozen=True)
@@ -55,64 +47,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
         planted = list(csv.DictReader(file))
     scanned = scan(raw, tmp_path_factory.mktemp("kept"))
     return Sample(raw, planted, scanned, stage.validate(scanned, PARAMS))
-
-
-def with_values(**values: Any) -> ValidateParams:
-    """The shipped parameters with some changed; ``policy`` changes only the policies that it names."""
-    policy = values.pop("policy", {})
-    return PARAMS.model_copy(update={**values, "policy": PARAMS.policy.model_copy(update=policy)})
-
-
-def make_table(counts: dict[str, int], **columns: list[Any]) -> pd.DataFrame:
-    """Distinct good images as a scan finds them: ``counts`` images a class, some columns replaced."""
-    labels = [label for label, count in counts.items() for _ in range(count)]
-    generator = np.random.default_rng(0)
-    hashes = generator.integers(0, 2**63, (4, len(labels)), dtype=np.uint64)
-    values: dict[str, Any] = {
-        "path": [f"{label}/{number:04d}.png" for number, label in enumerate(labels)],
-        "found": np.zeros(len(labels), np.uint64),
-        "width": [8] * len(labels),
-        "height": [8] * len(labels),
-        "mode": ["RGB"] * len(labels),
-        "format": ["PNG"] * len(labels),
-        "num_bytes": [100] * len(labels),
-        "sha256": [f"{number:064x}" for number in generator.permutation(len(labels))],
-        **dict(zip(("dhash", "phash", "dhash_mirrored", "phash_mirrored"), hashes, strict=True)),
-        "brightness": [0.5] * len(labels),
-        "dark_end": [0.1] * len(labels),
-        "bright_end": [0.9] * len(labels),
-        "contrast": [0.2] * len(labels),
-        "colour": [0.1] * len(labels),
-        "sharpness": [500.0] * len(labels),
-        "entropy": [7.0] * len(labels),
-    }
-    if given_split := columns.pop("given_split", None):
-        values["path"] = [f"{split}/{path}" for split, path in zip(given_split, values["path"], strict=True)]
-    if found := columns.pop("issues", None):
-        values["found"] = [issues.mask(names) for names in found]
-    table = pd.DataFrame({**values, **columns}, columns=["path", *FACT_SCHEMA.names])
-    return table.astype({"path": "str", "sha256": "str", "mode": "str", "format": "str", "found": "uint64"})
-
-
-def set_value(table: pd.DataFrame, column: str, row: int, value: Any) -> None:
-    """Change one value."""
-    values = list(table[column])
-    values[row] = value
-    table[column] = pd.Series(values, dtype=table[column].dtype)
-
-
-def copy_bytes(table: pd.DataFrame, original: int, copy: int) -> None:
-    """Make one row a byte-equal copy of another."""
-    for column in ("sha256", "dhash", "phash", "dhash_mirrored", "phash_mirrored"):
-        set_value(table, column, copy, table[column][original])
-
-
-def check(verdict: stage.Verdict, name: str) -> CheckResult:
-    return next(found for found in verdict.checks if found.name == name)
-
-
-def failed_critical(verdict: stage.Verdict) -> set[str]:
-    return {found.name for found in verdict.checks if found.severity == "critical" and not found.passed}
 
 
 def noise(seed: int, size_px: int = 16) -> Image.Image:
@@ -174,140 +108,6 @@ def test_the_sample_is_stratified(sample: Sample) -> None:
     for label, rows in usable.groupby("label"):
         for split in ("val", "test"):
             assert abs((rows["split"] == split).sum() - 0.15 * len(rows)) <= 2.5, (label, split)
-
-
-# Duplicates
-
-
-def flip_bits(value: int, bits: NDArray[np.int64]) -> int:
-    for bit in bits:
-        value ^= 1 << int(bit)
-    return value
-
-
-@pytest.mark.parametrize("distance", [0, 1, 2, 4, 8])
-def test_near_pairs_equal_brute_force(distance: int) -> None:
-    generator = np.random.default_rng(distance)
-    hashes: list[tuple[int, int]] = [(0, 0), (2**64 - 1, 2**64 - 1), (0, 0)]
-    hashes += [(int(a), int(b)) for a, b in generator.integers(0, 2**64 - 1, (40, 2), dtype=np.uint64)]
-    for _ in range(200):
-        first, second = hashes[generator.integers(len(hashes))]
-        num_bits = generator.integers(0, distance + 3, 2)
-        first = flip_bits(first, generator.choice(64, num_bits[0], replace=False))
-        hashes.append((first, flip_bits(second, generator.choice(64, num_bits[1], replace=False))))
-    mirrored = [hashes[number] if number % 7 == 0 else (first ^ 0xF0F0, second) for number, (first, second) in enumerate(hashes)]
-    mirrored[5:15] = [(hashes[number][0] ^ 1, hashes[number][1]) for number in range(30, 40)]
-
-    def close(one: tuple[int, int], other: tuple[int, int]) -> bool:
-        return all((a ^ b).bit_count() <= distance for a, b in zip(one, other, strict=True))
-
-    near = np.array(
-        [
-            [i, j]
-            for i in range(len(hashes))
-            for j in range(i + 1, len(hashes))
-            if close(hashes[i], hashes[j]) or close(hashes[i], mirrored[j]) or close(hashes[j], mirrored[i])
-        ]
-    )
-    assert len(near) > 10
-    arrays = [tuple(np.array([pair[i] for pair in pairs], np.uint64) for i in (0, 1)) for pairs in (hashes, mirrored)]
-    found = duplicates.near_pairs(arrays[0], arrays[1], distance)  # type: ignore[arg-type]
-    assert {tuple(pair) for pair in found.tolist()} <= {tuple(pair) for pair in near.tolist()}
-    assert set(found.ravel().tolist()) == set(near.ravel().tolist())
-    assert duplicates.groups(found, len(hashes)).tolist() == duplicates.groups(near, len(hashes)).tolist()
-
-
-def test_near_pairs_of_nothing() -> None:
-    nothing = np.empty(0, np.uint64)
-    assert duplicates.near_pairs((nothing, nothing), (nothing, nothing), 2).shape == (0, 2)
-
-
-def test_a_thousand_equal_pictures_are_joined_by_a_thousand_pairs() -> None:
-    same = np.full(1000, 7, np.uint64)
-    assert len(duplicates.near_pairs((same, same), (same, same), 2)) == 999
-
-
-def test_groups_are_named_by_their_smallest_member() -> None:
-    pairs = np.array([[4, 5], [1, 3], [3, 5], [2, 6]], np.int64)
-    assert duplicates.groups(pairs, 8).tolist() == [0, 1, 2, 1, 1, 1, 2, 7]
-    assert duplicates.groups(np.empty((0, 2), np.int64), 0).tolist() == []
-
-
-def test_equal_pairs_join_each_copy_to_the_first() -> None:
-    assert duplicates.equal_pairs(pd.Series(["b", "a", "b", "c", "b", "a"])).tolist() == [[0, 2], [0, 4], [1, 5]]
-
-
-# Splits
-
-FRACTIONS = {"val": 0.15, "test": 0.2}
-
-
-def ungrouped(counts: dict[str, int], **columns: list[Any]) -> pd.DataFrame:
-    group = columns.pop("group", None)
-    table = findings.with_labels(make_table(counts, **columns))
-    return table.assign(group=range(len(table)) if group is None else group)
-
-
-def test_splits_are_stratified() -> None:
-    table = ungrouped({"a": 100, "b": 33, "c": 20})
-    split = splits.assign(table, FRACTIONS, 0)
-    counts = pd.crosstab(table["label"], split)
-    for label, total in (("a", 100), ("b", 33), ("c", 20)):
-        assert int(counts["val"][label]) == round(0.15 * total)
-        assert int(counts["test"][label]) == round(0.2 * total)
-    assert int(counts.to_numpy().sum()) == 153
-
-
-def test_the_seed_decides_the_split() -> None:
-    table = ungrouped({"a": 100, "b": 100})
-    first = splits.assign(table, FRACTIONS, 0)
-    assert splits.assign(table, FRACTIONS, 0).tolist() == first.tolist()
-    assert splits.assign(table, FRACTIONS, 1).tolist() != first.tolist()
-
-
-def test_the_split_does_not_depend_on_names_or_order() -> None:
-    table = ungrouped({"a": 100, "b": 100})
-    first = dict(zip(table["sha256"], splits.assign(table, FRACTIONS, 0), strict=True))
-    shuffled = table.sample(frac=1, random_state=1).reset_index(drop=True)
-    shuffled = shuffled.assign(group=range(len(shuffled)), path=[f"{number}.png" for number in range(len(shuffled))])
-    assert dict(zip(shuffled["sha256"], splits.assign(shuffled, FRACTIONS, 0), strict=True)) == first
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_groups_are_never_split(seed: int) -> None:
-    """Groups of up to three, some of which span both classes."""
-    group = [*[number // 3 for number in range(90)], *[number // 2 for number in range(90)]]
-    table = ungrouped({"a": 90, "b": 90}, group=group)
-    split = splits.assign(table, FRACTIONS, seed)
-    assert split.groupby(table["group"]).nunique().max() == 1
-    assert set(split) == {"train", "val", "test"}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_groups_are_never_split_where_val_is_carved_out_of_train(seed: int) -> None:
-    group = [*[number // 3 for number in range(90)], *[number // 2 for number in range(90)], *range(1000, 1040)]
-    given = [*["train"] * 180, *["test"] * 40]
-    table = ungrouped({"a": 90, "b": 110, "a ": 20}, given_split=given, group=group)
-    split = splits.assign(table, FRACTIONS, seed)
-    assert split.groupby(table["group"]).nunique().max() == 1
-    assert split[180:].tolist() == ["test"] * 40
-
-
-def test_given_splits_are_kept() -> None:
-    given = [*["train"] * 10, *["val"] * 30, *["test"] * 60, *["train"] * 50, *["val"] * 30, *["test"] * 20]
-    table = ungrouped({"a": 100, "b": 100}, given_split=given)
-    assert splits.assign(table, FRACTIONS, 0).tolist() == given
-
-
-@pytest.mark.parametrize(("given", "missing"), [("test", "val"), ("val", "test")])
-def test_a_split_that_was_not_given_comes_out_of_train(given: str, missing: str) -> None:
-    table = ungrouped({"a": 100, "b": 60}, given_split=[*["train"] * 80, *[given] * 20, *["train"] * 50, *[given] * 10])
-    split = splits.assign(table, FRACTIONS, 0)
-    assert (split[table["given_split"] == given] == given).all()
-    counts = pd.crosstab(table["label"], split)
-    assert int(counts[missing]["a"]) == round(100 * FRACTIONS[missing])
-    assert int(counts[missing]["b"]) == round(60 * FRACTIONS[missing])
-    assert int(counts["train"]["a"]) == 80 - round(100 * FRACTIONS[missing])
 
 
 # Policies and critical checks
@@ -457,77 +257,6 @@ def test_an_outlier_is_found_and_a_data_set_like_it_is_not(measure: str, usual: 
     assert check(stage.validate(table, PARAMS), issue).offenders == ("a/0007.png",)
     alike = make_table({"a": 60, "b": 60}, **{measure: list(np.minimum(odd * spread, 1) if odd < 1 else odd * spread)})
     assert check(stage.validate(alike, PARAMS), issue).passed
-
-
-def test_a_label_that_the_format_tells_is_a_warning() -> None:
-    table = make_table({"a": 60, "b": 60}, format=[*["JPEG"] * 58, "PNG", "PNG", *["PNG"] * 60])
-    assert check(stage.validate(table, PARAMS), "telling-property").offenders == ("format: a", "format: b")
-    mixed = make_table({"a": 60, "b": 60}, format=["JPEG", "PNG"] * 60)
-    assert check(stage.validate(mixed, PARAMS), "telling-property").passed
-
-
-def test_a_class_that_its_size_tells_among_many_is_named() -> None:
-    table = make_table({f"class-{number:02d}": 40 for number in range(40)})
-    generator = np.random.default_rng(0)
-    width, height = generator.integers(100, 200, (2, len(table)))
-    width[:40], height[:40] = 320, 240
-    verdict = stage.validate(table.assign(width=width, height=height), PARAMS)
-    assert check(verdict, "telling-property").offenders == ("aspect: class-00", "size: class-00")
-
-
-def test_a_difference_of_splits_that_chance_explains_is_none() -> None:
-    given = [*["train"] * 30, *["val"] * 9, *["test"] * 12, *["train"] * 30, *["val"] * 15, *["test"] * 12]
-    verdict = stage.validate(make_table({"a": 51, "b": 57}, given_split=given), PARAMS)
-    assert check(verdict, "split-balance").observed == "0"
-
-
-def test_a_given_split_of_other_classes_is_a_warning() -> None:
-    even = [*["train"] * 100, *["val"] * 50, *["test"] * 50] * 2
-    assert check(stage.validate(make_table({"a": 200, "b": 200}, given_split=even), PARAMS), "split-balance").passed
-    uneven = [*["train"] * 100, *["val"] * 90, *["test"] * 10, *["train"] * 100, *["val"] * 10, *["test"] * 90]
-    found = check(stage.validate(make_table({"a": 200, "b": 200}, given_split=uneven), PARAMS), "split-balance")
-    assert found.offenders == ("test", "val")
-    assert float(found.observed) == pytest.approx(0.4)
-
-
-def test_changed_labels_are_doubted_and_others_are_not() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.array(["cat", "dog", "owl"], object)[np.arange(300) % 3]
-    features = (generator.normal(0, 1, (300, 40)) + 9 * np.eye(3, 40)[np.arange(300) % 3]).astype(np.float32)
-    changed = {10: "owl", 101: "cat"}  # a dog and an owl
-    right = {number: labels[number] for number in changed}
-    labels[list(changed)] = list(changed.values())
-    doubted = label_noise.doubtful(features, pd.Series(labels), 0.85)
-    assert {number: label for number, label in enumerate(doubted) if label} == right
-    assert label_noise.doubtful(features[generator.permutation(300)], pd.Series(labels), 0.9) == [None] * 300  # the features tell nothing
-
-
-def tinted_photos(raw: Path, num_images: int, wrong: tuple[int, ...] = ()) -> list[str]:
-    """Two classes told by their colour; the images numbered ``wrong`` lie in the other class's folder."""
-    for number in range(2 * num_images):
-        colour = "red" if number % 2 else "blue"
-        picture = Image.blend(bad_images.scene(number, (60, 40)), Image.new("RGB", (60, 40), colour), 0.6)
-        folder = raw / ("blue" if number in wrong else colour)
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{number}.png")
-    (raw.parent / "backbone.json").write_text('{"weights": ""}')
-    return sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.png"))
-
-
-def test_wrong_labels_are_seen_by_the_pixels(tmp_path: Path) -> None:
-    photos = tinted_photos(tmp_path / "raw", 100, wrong=(7, 27, 47))
-    seen, by_backbone = features(tmp_path / "raw", photos, tmp_path, 0.35)
-    assert not by_backbone
-    doubted = label_noise.doubtful(seen, pd.Series([path.split("/")[0] for path in photos]), 0.75)
-    found = {path: label for path, label in zip(photos, doubted, strict=True) if label}
-    assert found == {f"blue/{number}.png": "red" for number in (7, 27, 47)}
-
-
-@pytest.mark.parametrize(("num_images", "judged"), [(5, False), (10, True), (30, True), (62, True)])
-def test_labels_of_few_images(tmp_path: Path, num_images: int, judged: bool) -> None:
-    tinted_photos(tmp_path / "raw", num_images)
-    doubts = label_noise.doubts(scan(tmp_path / "raw", tmp_path / "kept"), tmp_path / "raw", tmp_path, 0.35, 1000)
-    assert doubts == ({} if judged else None)
 
 
 def test_small_and_lopsided_classes_are_warnings() -> None:

@@ -42,6 +42,21 @@ class Pair:
     distance: str
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The rows of the manifest that the page shows: by check, side by side by check, and by class."""
+
+    shown: Mapping[str, list[dict[str, Any]]]
+    pairs: Mapping[str, list[Pair]]
+    examples: Mapping[str, list[dict[str, Any]]]
+
+    @property
+    def paths(self) -> list[str]:
+        """The images to show, sorted."""
+        paths = {row["path"] for rows in [*self.shown.values(), *self.examples.values()] for row in rows}
+        return sorted(paths.union(row["path"] for pairs in self.pairs.values() for pair in pairs for row in (pair.first, pair.second)))
+
+
 def render(
     manifest: pd.DataFrame,
     summary: dict[str, Any],
@@ -53,39 +68,24 @@ def render(
 ) -> str:
     """The page, self-contained; a pure function of its arguments and of the images below ``raw``.
 
-    Args:
-        manifest: a row an image.
-        summary: the content of summary.json.
-        lines: where outliers begin.
-        pairs: rows of the manifest that are alike, (num_pairs, 2).
-        doubts: path → the label that a probe would give.
-        params: thresholds and policies.
-        raw: the folder of the images.
+    ``manifest`` has a row an image, ``summary`` is the content of summary.json, ``lines`` say where outliers begin, ``pairs`` are rows that
+    are alike, (num_pairs, 2), ``doubts`` map a path to the label that a probe would give.
     """
     failed = [check for check in summary["checks"] if not check["passed"]]
-    shown = {check["name"]: _shown(check, manifest, lines) for check in failed}
-    joined = {
-        check["name"]: _pairs(check, manifest, pairs, params.near_duplicate_distance) for check in failed if check["name"] in PAIR_CHECKS
-    }
-    examples = _examples(manifest)
-    back = _decodable_in_quarantine(manifest)
+    selection = _select(failed, manifest, lines, pairs, params.near_duplicate_distance)
     used = set(manifest.loc[manifest["status"] == "ok", "path"])
-    num_used = {check["name"]: len(used.intersection(check["offenders"])) for check in failed}
-    wanted = {row["path"] for rows in [*shown.values(), *examples.values()] for row in rows}
-    wanted |= {row["path"] for found in joined.values() for pair in found for row in (pair.first, pair.second)}
+    back = _decodable_in_quarantine(manifest)
     return page.render(
         "validate.html",
         summary=summary,
         groups={severity: [check for check in failed if check["severity"] == severity] for severity in SEVERITIES},
-        num_used=num_used,
+        num_used={check["name"]: len(used.intersection(check["offenders"])) for check in failed},
         first=next((check["name"] for check in failed if check["severity"] == "warning" and _is_open(check, used)), None),
         passed=[check for check in summary["checks"] if check["passed"]],
-        shown=shown,
-        pairs=joined,
+        selection=selection,
         doubts=doubts or {},
         labels_judged=doubts is not None,
-        examples=examples,
-        pictures=thumbnails(raw, sorted(wanted)),
+        pictures=thumbnails(raw, selection.paths),
         histograms=histograms.of_measures(manifest, lines),
         sizes=histograms.of_sizes(manifest),
         formats=_formats(manifest),
@@ -95,6 +95,16 @@ def render(
         copies=issues.COPIES,
         splits=SPLITS,
         max_listed=MAX_LISTED,
+    )
+
+
+def _select(
+    failed: Sequence[dict[str, Any]], manifest: pd.DataFrame, lines: Sequence[outliers.Line], pairs: NDArray[np.int64], distance: int
+) -> Selection:
+    return Selection(
+        {check["name"]: _shown(check, manifest, lines) for check in failed},
+        {check["name"]: _pairs(check, manifest, pairs, distance) for check in failed if check["name"] in PAIR_CHECKS},
+        _examples(manifest),
     )
 
 
