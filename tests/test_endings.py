@@ -149,7 +149,7 @@ def test_sigkill_of_the_recorder(clone: Path) -> None:
     tiny.run(clone, "flight", "runs")
     run = the_run(clone)
     assert run.info.status == "FAILED"
-    assert run.data.tags["failure.stage"] == "train"
+    assert run.data.tags["failure.stage"] == "validate"
 
 
 def test_early_cut_off(clone: Path, trained: Path) -> None:
