@@ -104,12 +104,12 @@ def _mark_duplicates(found: NDArray[np.uint64], table: pd.DataFrame, equal: NDAr
     """Mark every copy, whichever of them the pairs name."""
     content = duplicates.groups(equal, len(table))
     label, _ = pd.factorize(table["label"])
-    members = pd.DataFrame({"content": content, "label": label})
-    num_labels = members.groupby("content")["label"].transform("nunique").to_numpy()
-    num_alike = members.groupby(["content", "label"])["label"].transform("size").to_numpy()
-    copied = np.isin(content, content[equal.ravel()])
-    found[copied & (num_alike > 1)] |= issues.BITS["exact-duplicate"]
-    found[copied & (num_labels > 1)] |= issues.BITS["conflicting-labels"]
+    copied = np.flatnonzero(np.isin(content, content[equal.ravel()]))
+    copies = pd.DataFrame({"content": content[copied], "label": label[copied]})
+    disputed = copied[copies.groupby("content")["label"].transform("nunique").to_numpy(np.int64) > 1]
+    alike = copied[copies.groupby(["content", "label"])["label"].transform("size").to_numpy(np.int64) > 1]
+    found[alike] |= issues.BITS["exact-duplicate"]
+    found[disputed] |= issues.BITS["conflicting-labels"]
     found[np.isin(content, content[near.ravel()])] |= issues.BITS["near-duplicate"]
-    conflicting = (label[near[:, 0]] != label[near[:, 1]]) | (num_labels[near] > 1).any(axis=1)
+    conflicting = (label[near[:, 0]] != label[near[:, 1]]) | np.isin(near, disputed).any(axis=1)
     found[np.isin(content, content[near[conflicting].ravel()])] |= issues.BITS["conflicting-near-duplicate"]
