@@ -23,10 +23,6 @@ from stages.shared.quality.tables import tables
 DATA_DOCS = Path(".flight/data_docs")
 
 
-class NoManifestError(FlightError):
-    """The data has not been validated yet."""
-
-
 def build(manifest: pd.DataFrame, params: ValidateParams, folder: Path) -> list[Path]:
     """Judge the manifest once more and write a site a table; returns their first pages."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,7 +35,7 @@ def build(manifest: pd.DataFrame, params: ValidateParams, folder: Path) -> list[
 def main() -> int:
     try:
         if not paths.MANIFEST.is_file():
-            raise NoManifestError(f"{paths.MANIFEST} does not exist; it is made by validate. Type: dvc repro validate")
+            raise FlightError(f"{paths.MANIFEST} does not exist; it is made by validate. Type: dvc repro validate")
         pages = build(read_manifest(paths.MANIFEST), load(paths.PARAMS).validate_, DATA_DOCS)
     except FlightError as error:
         sys.stderr.write(f"{error}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,9 @@ def near_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> NDArray[np.in
     Exact multi-index hashing (Norouzi et al., 'Fast Search in Hamming Space', 2012): of distance + 1 chunks of a hash, two near ones
     share at least one. Joining on a chunk of each hash at once keeps apart the many images that are alike by one hash only.
     """
-    first, repeats = _first_of_equal(hashes, mirrored)
+    keys = pd.DataFrame(dict(enumerate((*hashes, *mirrored))))
+    repeats = equal_pairs(keys.groupby(list(keys.columns), sort=False).ngroup())
+    first = np.delete(np.arange(len(keys)), repeats[:, 1])
     num = len(first)
     dhash, phash = (np.concatenate([own[first], flipped[first]]) for own, flipped in zip(hashes, mirrored, strict=True))
     found = [repeats]
@@ -34,15 +37,6 @@ def near_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> NDArray[np.in
         near &= (np.minimum(left, right) < num) & (left % num != right % num)  # two mirror images are as near as their originals
         found.append(np.sort(np.stack([first[left[near] % num], first[right[near] % num]], axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
-
-
-def _first_of_equal(hashes: Hashes, mirrored: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first image with each set of four hashes, in order, and pairs of it with the others."""
-    keys = pd.DataFrame(dict(enumerate((*hashes, *mirrored))))
-    same = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
-    _, first = np.unique(same, return_index=True)
-    others = np.flatnonzero(first[same] != np.arange(len(same)))
-    return np.sort(first), np.stack([first[same][others], others], axis=1)
 
 
 def _sharing_a_chunk(dhash: NDArray[np.uint64], phash: NDArray[np.uint64], distance: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
@@ -66,7 +60,7 @@ def _chunks(hashes: NDArray[np.uint64], distance: int) -> list[NDArray[np.uint64
     return [(hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1) for low, high in itertools.pairwise(bounds)]
 
 
-def equal_pairs(values: pd.Series[str]) -> NDArray[np.int64]:
+def equal_pairs(values: pd.Series[Any]) -> NDArray[np.int64]:
     """Pairs of positions that join each value to its first occurrence, shape (num_pairs, 2)."""
     codes, _ = pd.factorize(values)
     _, first = np.unique(codes, return_index=True)

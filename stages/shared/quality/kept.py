@@ -7,6 +7,7 @@ had found. Results of other code or other decoders lie in a folder of another na
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import shutil
@@ -37,6 +38,7 @@ DECIDING_MODULES = ("examine.py", "damage.py", "hashes.py", "issues.py", "../ima
 DECIDING_PACKAGES = ("numpy", "pillow", "simplejpeg")
 
 
+@functools.cache
 def version() -> str:
     """Names the code and the decoders on which a result depends."""
     parts = [(Path(__file__).parent / name).read_bytes() for name in DECIDING_MODULES]

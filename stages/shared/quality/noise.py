@@ -27,8 +27,7 @@ def doubts(facts: pd.DataFrame, raw: Path, backbone: Path, alpha: float, max_ima
     At most ``max_images`` are looked at, chosen by their hash: evenly, and the same each time.
     """
     decodable = ~issues.having(facts["found"].to_numpy(np.uint64), *issues.UNREADABLE, "constant")
-    table = with_labels(facts[decodable].drop_duplicates("sha256"))
-    chosen = table.sort_values("sha256").head(max_images)
+    chosen = with_labels(facts[decodable].drop_duplicates("sha256").sort_values("sha256").head(max_images))
     counts = chosen["label"].value_counts()
     chosen = chosen[chosen["label"].isin(counts.index[counts >= 2 * NUM_FOLDS])].sort_values("path")
     if chosen["label"].nunique() < 2:
