@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from stages.flight.record import address, capture, journal, memory, recorder_process, session
-from stages.flight.record.journal import RUN_FOLDER_VARIABLE, Journal
+from stages.flight.record.journal import ANEW_VARIABLE, RUN_FOLDER_VARIABLE, Journal
 from stages.flight.record.names import DEFAULT_EXPERIMENT, STAGES
 from stages.flight.record.secrets import mask
 from stages.flight.record.stage_stderr import StageStderr
@@ -117,7 +117,7 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
     for forwarded in FORWARDED:
         signal.signal(forwarded, forward)
     stderr, num_oom_kills = StageStderr(), memory.num_oom_kills()
-    child = _start(stage, run.folder, stderr)
+    child = _start(stage, run, stderr)
     me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
     log.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
     if run.anchor.process() is None:  # and its recorder with it, perhaps, before it could see the stage
@@ -142,11 +142,12 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
     return code if code >= 0 else SIGNAL_EXIT_OFFSET - code
 
 
-def _start(stage: str, folder: Path, stderr: StageStderr) -> subprocess.Popen[bytes]:
+def _start(stage: str, run: session.Session, stderr: StageStderr) -> subprocess.Popen[bytes]:
     """The bare stage, in a process group of its own, so that Ctrl-C reaches it once, through the launcher."""
+    anew = {ANEW_VARIABLE: "1"} if session.is_forced(run.command) else {}
     return subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}"],
-        env={**os.environ, RUN_FOLDER_VARIABLE: str(folder)},
+        env={**os.environ, RUN_FOLDER_VARIABLE: str(run.folder), **anew},
         process_group=0,
         stdin=subprocess.DEVNULL,  # a group in the background that reads from the terminal is stopped, without a word
         stderr=stderr.writing_end,

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-from pydantic import BaseModel
 
 from stages.flight.record import journal
 from stages.flight.record.keras_callback import JournalCallback
 from stages.shared import devices, evidence, files, model, paths, prepared
-from stages.shared.augmentation import SamplingPlan
-from stages.shared.batches import PlainBatches, TrainBatches
-from stages.shared.collector import EvidenceCollector, EvidenceSink, probe
 from stages.shared.params import AugmentParams, TrainParams, load
+from stages.shared.sampling import SamplingPlan
+from stages.shared.training.batches import PlainBatches, TrainBatches
+from stages.shared.training.checkpoints import Checkpoints
+from stages.shared.training.collector import EvidenceCollector, EvidenceLog, probe
+from stages.shared.training.optimizers import optimizer
+from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
 
-HEAD, FINE_TUNE = "head", "fine-tune"
+PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")
 
 
 @dataclass(frozen=True)
@@ -33,40 +37,46 @@ class Fit:
     best_epoch: int
 
 
-def train(
-    batches: TrainBatches,
-    val_set: prepared.Prepared,
-    params: TrainParams,
-    backbone: Path,
-    sink: EvidenceSink,
-    callbacks: Sequence[Any] = (),
-) -> Fit:
-    """Train the head (or the whole network when ``backbone`` holds no weights), then fine-tune.
+@dataclass(frozen=True)
+class Training:
+    """What one training works with; ``checkpoints`` are its own, ``run`` names the run that writes them."""
+
+    batches: TrainBatches
+    validation: PlainBatches
+    params: TrainParams
+    backbone: Path
+    checkpoints: Checkpoints
+    run: str
+
+
+def train(training: Training, log: EvidenceLog, recording: JournalCallback, told: Callable[[Position, str], None]) -> Fit:
+    """Train the head (or the whole network when there are no backbone weights), then fine-tune; from where it was cut off, if it was.
+
+    ``told`` hears from which position of which run it goes on.
 
     Raises:
         NonFiniteLossError: as soon as the loss is NaN or infinite.
     """
-    parts: list[tuple[str, dict[str, Any]]] = []
-
-    def keep(name: str, part: BaseModel) -> None:
-        parts.append((name, part.model_dump(mode="json")))
-        sink(name, part)
-
-    classifier, pretrained = _build(batches.images, params, backbone)
-    training = model.wrap_for_training(classifier, batches.policy.fill_mode)
-    keep("setup", _setup(training, batches, val_set, params, pretrained=pretrained))
-    collector, best = EvidenceCollector(keep), BestWeights()
-    observers = [collector, best, *callbacks]
-    validation = PlainBatches(val_set, params.batch_size)
-    num_epochs = _fit(training, batches, validation, params, HEAD, 0, observers)
-    if params.fine_tune_epochs:
-        if pretrained:
+    params, batches = training.params, training.batches
+    with devices.distribution():
+        classifier, pretrained = _build(batches.images, params, training.backbone)
+    log.keep("setup", _setup(classifier, training, pretrained=pretrained))
+    collector, best = EvidenceCollector(log.keep, batches), BestWeights()
+    observers: dict[str, Stateful] = {"evidence": log, "collector": collector, "best": best, "recording": recording}
+    checkpointer = Checkpointer(training.checkpoints, batches, observers, training.run)
+    if cut_off := checkpointer.position:
+        told(cut_off, checkpointer.origin)
+    num_epochs = cut_off.first_epoch if cut_off else 0
+    for phase in PHASES:
+        if phase == FINE_TUNE and pretrained:
             model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
-        _fit(training, batches, validation, params, FINE_TUNE, num_epochs, observers)
+        if cut_off is None or PHASES.index(phase) >= PHASES.index(cut_off.phase):
+            collector.phase = phase
+            num_epochs = _fit(classifier, training, phase, num_epochs, [collector, best, recording], checkpointer)
     if params.restore_best_weights:
-        best.restore(training)
-    probe(training, batches, val_set, keep)
-    found = evidence.from_parts(parts)
+        best.put_back(classifier)
+    probe(classifier, batches, training.validation.images, log.keep)
+    found = log.evidence()
     assert found is not None  # noqa: S101  (setup was kept above)
     return Fit(classifier, found, best.epoch if params.restore_best_weights else len(found.epochs) - 1)
 
@@ -86,67 +96,63 @@ def _build(images: prepared.Prepared, params: TrainParams, backbone: Path) -> tu
     return classifier, pretrained
 
 
-def _setup(training: Any, batches: TrainBatches, val_set: prepared.Prepared, params: TrainParams, *, pretrained: bool) -> evidence.Setup:
+def _setup(classifier: Any, training: Training, *, pretrained: bool) -> evidence.Setup:
     return evidence.Setup(
-        num_classes=len(batches.images.classes),
-        num_train=batches.plan.num_draws,
-        num_val=len(val_set.labels),
-        batch_size=params.batch_size,
-        steps_per_epoch=len(batches),
+        num_classes=len(training.batches.images.classes),
+        num_train=training.batches.num_draws,
+        num_val=training.validation.num_draws,
+        batch_size=training.params.batch_size,
+        steps_per_epoch=training.batches.num_steps,
         pretrained=pretrained,
-        num_trainable=int(sum(math.prod(variable.shape) for variable in training.trainable_variables)),
-        optimizer=params.optimizer,
+        num_trainable=int(sum(math.prod(variable.shape) for variable in classifier.trainable_variables)),
+        optimizer=training.params.optimizer,
     )
 
 
-def _fit(
-    training: Any,
-    batches: TrainBatches,
-    validation: PlainBatches,
-    params: TrainParams,
-    phase: str,
-    first_epoch: int,
-    observers: Sequence[Any],
-) -> int:
-    """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on. Returns how many epochs it took."""
-    epochs, rate = {
+def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, observers: Sequence[Any], checkpointer: Checkpointer) -> int:
+    """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on. Returns how many epochs there were."""
+    params, batches = training.params, training.batches
+    num_epochs, rate = {
         HEAD: (params.epochs, params.learning_rate),
         FINE_TUNE: (params.fine_tune_epochs, params.fine_tune_learning_rate),
     }[phase]
-    training.compile(
-        optimizer=_optimizer(params, rate, epochs * len(batches)),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-    )
-    clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start_epoch(first_epoch + epoch))
-    callbacks = [clock, *observers]
-    for observer in observers:
-        if isinstance(observer, EvidenceCollector):
-            observer.phase = phase
+    if not num_epochs:
+        return first_epoch
+    with devices.distribution():
+        classifier.compile(
+            optimizer=optimizer(params, rate, num_epochs * batches.num_steps, batches.num_steps),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=params.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        )
+        stopping = _stopping(params)
+        position = checkpointer.enter(classifier, phase, first_epoch, stopping)
+    callbacks = [*observers, *stopping.values(), checkpointer]
+    epoch, step, is_done = position.epoch, position.step, position.done
+    while epoch < num_epochs and not is_done:
+        batches.start(first_epoch + epoch, step)
+        until = epoch + 1 if step else num_epochs  # what is left of an epoch that was cut off is a fit of its own
+        clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(first_epoch + epoch, batches.first_step))
+        history = classifier.fit(
+            batches,
+            validation_data=training.validation,
+            initial_epoch=epoch,
+            epochs=until,
+            callbacks=[clock, *callbacks],
+            shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+        epoch, step, is_done = history.epoch[-1] + 1, 0, classifier.stop_training
+    return first_epoch + epoch
+
+
+def _stopping(params: TrainParams) -> dict[str, Any]:
+    """Keras's callbacks that follow the validation loss of one phase."""
+    made: dict[str, Any] = {}
     if params.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=params.plateau_factor, patience=params.plateau_patience))
+        made["plateau"] = ReduceLearningRateOnPlateau(factor=params.plateau_factor, patience=params.plateau_patience)
     if params.early_stopping_patience is not None:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=params.early_stopping_patience))
-    verbose = 1 if sys.stdout.isatty() else 2
-    history = training.fit(batches, validation_data=validation, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
-    return len(history.epoch)
-
-
-def _optimizer(params: TrainParams, rate: float, num_steps: int) -> Any:
-    optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
-        "adam": (keras.optimizers.Adam, {}),
-        "adamw": (keras.optimizers.AdamW, {}),
-        "sgd": (keras.optimizers.SGD, {"momentum": params.momentum}),
-        "rmsprop": (keras.optimizers.RMSprop, {"momentum": params.momentum}),
-        "adagrad": (keras.optimizers.Adagrad, {}),
-        "adadelta": (keras.optimizers.Adadelta, {}),
-    }
-    make, options = optimizers[params.optimizer]
-    schedule = keras.optimizers.schedules.CosineDecay(rate, num_steps) if params.schedule == "cosine" else rate
-    optimizer = make(learning_rate=schedule, global_clipnorm=params.clip_norm, weight_decay=params.weight_decay or None, **options)
-    if params.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    return optimizer
+        made["early_stopping"] = EarlyStopping(patience=params.early_stopping_patience)
+    return made
 
 
 class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
@@ -165,10 +171,17 @@ class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
             self._loss, self.epoch, self._weights = loss, self._num_epochs, self.model.get_weights()
         self._num_epochs += 1
 
-    def restore(self, training: Any) -> None:
-        """Put the best weights back; if no validation loss was finite, the last remain."""
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "num_epochs": self._num_epochs, "loss": self._loss, "weights": self._weights}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self._num_epochs, self._loss = state["epoch"], state["num_epochs"], state["loss"]
+        self._weights = state["weights"]
+
+    def put_back(self, classifier: Any) -> None:
+        """Give the classifier the best weights; if no validation loss was finite, the last remain."""
         if self._weights:
-            training.set_weights(self._weights)
+            classifier.set_weights(self._weights)
 
 
 def write(fit: Fit, folder: Path, report: Path) -> dict[str, float]:
@@ -185,20 +198,47 @@ def write(fit: Fit, folder: Path, report: Path) -> dict[str, float]:
     return metrics
 
 
+def _inputs(training_params: TrainParams, settings: dict[str, Any], split_digests: dict[str, str]) -> dict[str, Any]:
+    """All that decides the bits of a training: data, plan, parameters, code, packages and devices."""
+    modules = sorted(name for name in sys.modules if name.startswith("stages.shared"))
+    code = [Path(__file__), *(Path(str(sys.modules[name].__file__)) for name in modules)]
+    return {
+        "params": training_params.model_dump(),
+        "settings": settings,
+        "data": split_digests,
+        "plan": {name: files.read_json(paths.AUGMENTED / name) for name in ("policy.json", "sampling.json")},
+        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
+        "backbone": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths.BACKBONE.iterdir())],
+        "packages": {name: importlib.metadata.version(name) for name in ("keras", "numpy", "opencv-python-headless")},
+    }
+
+
 def main(log: journal.Journal) -> None:
-    params = load(paths.PARAMS)
-    log.write("setting", stage="train", values=devices.set_up(params.train))
+    params = load(paths.PARAMS).train
+    settings = devices.set_up(params)
+    log.write("setting", stage="train", values=settings)
+    if hint := devices.hint(settings):
+        log.say(hint)
     policy = AugmentParams.model_validate(files.read_json(paths.AUGMENTED / "policy.json"))
     plan = SamplingPlan(**{name: tuple(values) for name, values in files.read_json(paths.AUGMENTED / "sampling.json").items()})
-    batches = TrainBatches(prepared.read(paths.PREPARED, "train"), plan, policy, params.train.batch_size, params.train.seed)
-    val_set = prepared.read(paths.PREPARED, "val")
+    train_set, val_set = (prepared.read(paths.PREPARED, split) for split in ("train", "val"))
+    batches = TrainBatches(train_set, plan, policy, params.batch_size, params.seed)
+    checkpoints = Checkpoints(
+        log.shared_folder / "checkpoints", _inputs(params, settings, {"train": train_set.digest, "val": val_set.digest})
+    )
+    if log.begins_anew:
+        checkpoints.remove()
 
-    def sink(name: str, part: BaseModel) -> None:
-        log.write("evidence", part=name, values=part.model_dump(mode="json"))
+    def told(position: Position, run: str) -> None:
+        log.write("resumed", stage="train", run=run, phase=position.phase, epoch=position.epoch, step=position.step)
+        log.say(f"going on from epoch {position.epoch}, step {position.step} of the phase '{position.phase}', where run {run} was cut off")
 
-    fit = train(batches, val_set, params.train, paths.BACKBONE, sink, callbacks=[JournalCallback(log, batches)])
+    evidence_log = EvidenceLog(lambda name, values: log.write("evidence", part=name, values=values))
+    training = Training(batches, PlainBatches(val_set, params.batch_size), params, paths.BACKBONE, checkpoints, log.run)
+    fit = train(training, evidence_log, JournalCallback(log, batches), told)
     metrics = write(fit, paths.MODEL, paths.TRAIN_REPORT)
     log.metrics("train", {f"best_{name}": value for name, value in metrics.items()})
+    checkpoints.remove()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from stages import train
 from stages.shared import files, model, params
 from stages.shared.augmentation import apply_to_image, draw, epoch_rows, plan_sampling, random_numbers
-from stages.shared.batches import PlainBatches, TrainBatches
+from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.errors import SourceError
 from stages.shared.prepared import Prepared
 from tests.imports import ROOT

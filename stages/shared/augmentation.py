@@ -1,163 +1,171 @@
-"""The augmentation policy as a pure function of (seed, epoch, draw), and the plan of which image is drawn how often."""
+"""The augmentation policy: what each image of a batch goes through, drawn from (seed, epoch, draw) alone, and the going through it.
+
+On the host, by OpenCV, in 8 bits: the arrays are the same for every backend and device, what a page shows is what training sees, and two
+cores make more images than several GPUs take (``tests/benchmarks/test_input_speed.py``).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from stages.shared.params import AugmentParams
+from stages.shared.sampling import STREAM_AUGMENTATION
 
 if TYPE_CHECKING:
     from stages.shared.prepared import Prepared
 
-# Streams of random numbers, so that no two uses share their draws.
-STREAM_ORDER, STREAM_REMAINDER, STREAM_AUGMENTATION = 0, 1, 2
-NUM_RANDOM_NUMBERS = 9
+# Geometry 7, colours 2, erasing 5, mixing 4.
+NUM_RANDOM_NUMBERS = 18
+GREY = 127
+# Share of the image's area, and height over width, of what random erasing covers: Zhong et al. 2020, table 2.
+ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (0.3, 1 / 0.3)
+BORDERS = {
+    "nearest": cv2.BORDER_REPLICATE,
+    "constant": cv2.BORDER_CONSTANT,
+    "reflect": cv2.BORDER_REFLECT,
+    "wrap": cv2.BORDER_WRAP,
+}
+
+Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Draws:
     """How each image of a batch is changed.
 
-    ``transforms`` (n, 8) float32: projective transforms from output to input pixels, as ``keras.ops.image.affine_transform``
-    takes them. ``colours`` (n, 2) float32: contrast factor about mid-grey, then what is added, in grey levels (0 to 255).
+    Attributes:
+        transforms: (n, 2, 3) float64, affine, from an output pixel's indices (x, y, 1) to the input's.
+        colours: (n, 2) float32: contrast factor about mid-grey, then what is added, in grey levels (0 to 255).
+        erased: (n, 4) int64, the rectangle (left, top, right, bottom) painted grey; of no area where nothing is erased.
+        shares: (n,) float32, how much of an image is itself; the rest is its partner in the batch (the last's is the first).
+        pasted: (n, 4) int64, the rectangle that comes from the partner; where it has no area and the share is below 1, both are blended.
     """
 
-    transforms: NDArray[np.float32]
+    transforms: NDArray[np.float64]
     colours: NDArray[np.float32]
+    erased: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    pasted: NDArray[np.int64]
 
 
 def random_numbers(seed: int, epoch: int, num_draws: int) -> NDArray[np.float32]:
-    """All random numbers of an epoch's augmentation, a row a draw, (num_draws, 9) in [-1, 1)."""
+    """All random numbers of an epoch's augmentation, a row a draw, (num_draws, 18) in [0, 1)."""
     generator = np.random.default_rng([seed, epoch, STREAM_AUGMENTATION])
-    return 2 * generator.random((num_draws, NUM_RANDOM_NUMBERS), dtype=np.float32) - 1
+    return generator.random((num_draws, NUM_RANDOM_NUMBERS), dtype=np.float32)
 
 
 def draw(policy: AugmentParams, numbers: NDArray[np.float32], size_px: int) -> Draws:
-    """The changes that rows of ``random_numbers`` stand for, (n, 9); a row gives the same change in any order and batch."""
+    """The changes that rows of ``random_numbers`` stand for, (n, 18); a row gives the same change in any order and batch."""
+    either_way = 2 * numbers[:, :9] - 1
+    colours = np.stack([1 + policy.contrast * either_way[:, 7], 255 * policy.brightness * either_way[:, 8]], axis=1)
+    shares, pasted = _mixing(policy, numbers[:, 14:18], size_px)
+    return Draws(
+        _transforms(policy, either_way, size_px), colours.astype(np.float32), _erased(policy, numbers[:, 9:14], size_px), shares, pasted
+    )
+
+
+def _transforms(policy: AugmentParams, numbers: NDArray[np.float32], size_px: int) -> NDArray[np.float64]:
+    """About the centre: mirrored and scaled, then sheared, then turned, then shifted."""
+    numbers = numbers.astype(np.float64)
     angle = np.deg2rad(policy.rotation_degrees) * numbers[:, 0]
     shift_x, shift_y = (size_px * amount * numbers[:, i] for i, amount in ((1, policy.width_shift), (2, policy.height_shift)))
     shear = policy.shear * numbers[:, 3]
     scale_x, scale_y = (1 + policy.zoom * numbers[:, i] for i in (4, 5))
     flip = np.where((numbers[:, 6] < 0) & policy.horizontal_flip, -1.0, 1.0)
-    # Output to input, about the centre: mirrored and scaled, then sheared, then turned, then shifted.
     cos, sin = np.cos(angle), np.sin(angle)
     a, b = cos * scale_x * flip, (cos * shear - sin) * scale_y
     c, d = sin * scale_x * flip, (sin * shear + cos) * scale_y
     centre = (size_px - 1) / 2
-    zeros = np.zeros_like(a)
-    rows = [
-        a,
-        b,
-        centre - a * centre - b * centre + shift_x,
-        c,
-        d,
-        centre - c * centre - d * centre + shift_y,
-        zeros,
-        zeros,
-    ]
-    colours = [1 + policy.contrast * numbers[:, 7], 255 * policy.brightness * numbers[:, 8]]
-    return Draws(np.stack(rows, axis=1).astype(np.float32), np.stack(colours, axis=1).astype(np.float32))
+    rows = [a, b, centre - a * centre - b * centre + shift_x, c, d, centre - c * centre - d * centre + shift_y]
+    return np.stack(rows, axis=1).reshape(-1, 2, 3)
 
 
-def unchanged(num_images: int) -> Draws:
-    """Draws that leave images as they are."""
-    identity = np.array([1, 0, 0, 0, 1, 0, 0, 0], np.float32)
-    return Draws(np.tile(identity, (num_images, 1)), np.tile(np.array([1, 0], np.float32), (num_images, 1)))
+def _erased(policy: AugmentParams, numbers: NDArray[np.float32], size_px: int) -> NDArray[np.int64]:
+    """Random erasing (Zhong et al. 2020), in grey, which is what the backbone takes for nothing."""
+    chosen = numbers[:, 0] < policy.random_erasing
+    low, high = ERASED_AREA
+    area = np.where(chosen, low + (high - low) * numbers[:, 1], 0)
+    aspect = np.exp(np.log(ERASED_ASPECT[0]) + (np.log(ERASED_ASPECT[1]) - np.log(ERASED_ASPECT[0])) * numbers[:, 2])
+    sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=1))
+    return _rectangles(sides, numbers[:, 3:5], size_px)
 
 
-@dataclass(frozen=True)
-class SamplingPlan:
-    """How often each class is drawn in an epoch, and what its images weigh in the loss."""
-
-    draws_per_class: tuple[int, ...]
-    class_weights: tuple[float, ...]
-
-    @property
-    def num_draws(self) -> int:
-        """Images an epoch."""
-        return sum(self.draws_per_class)
-
-
-def plan_sampling(class_counts: NDArray[np.int64], balancing: str) -> SamplingPlan:
-    """Balance by weight (n / (K · n_class), as scikit-learn's ``balanced``), or by drawing each class equally often."""
-    counts = [int(count) for count in class_counts]
-    wanted = {"oversample": max(counts), "undersample": min(counts)}.get(balancing)
-    weights = [sum(counts) / (len(counts) * count) if balancing == "class_weight" else 1.0 for count in counts]
-    return SamplingPlan(tuple(counts if wanted is None else [wanted] * len(counts)), tuple(weights))
+def _mixing(policy: AugmentParams, numbers: NDArray[np.float32], size_px: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019): shares from Beta(alpha, alpha); where both are on, each half of the time."""
+    nothing = np.zeros((len(numbers), 4), np.int64)
+    if not (policy.mixup or policy.cutmix):
+        return np.ones(len(numbers), np.float32), nothing
+    cuts = numbers[:, 1] < (0.5 if policy.mixup else 1.0) if policy.cutmix else np.zeros(len(numbers), bool)
+    shares = np.where(cuts, _beta(policy.cutmix, numbers[:, 0]), _beta(policy.mixup, numbers[:, 0]))
+    sides = np.sqrt(np.where(cuts, 1 - shares, 0))[:, None].repeat(2, axis=1)
+    pasted = _rectangles(sides, numbers[:, 2:4], size_px)
+    area = (pasted[:, 2] - pasted[:, 0]) * (pasted[:, 3] - pasted[:, 1])
+    return np.where(cuts, 1 - area / size_px**2, shares).astype(np.float32), pasted
 
 
-def epoch_rows(labels: NDArray[np.int64], plan: SamplingPlan, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The training rows of an epoch in their order, and the number of each draw; both of shape (num_draws,).
+def _beta(alpha: float, numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Uniform numbers as draws from Beta(alpha, alpha), by its inverse distribution."""
+    from scipy.special import betaincinv
 
-    Within an epoch each image of a class is drawn equally often, give or take one; who is drawn once more (or, when
-    undersampling, at all) changes with the epoch.
-    """
+    return np.asarray(betaincinv(alpha, alpha, numbers.astype(np.float64))) if alpha else np.ones(len(numbers))
+
+
+def _rectangles(sides: NDArray[np.floating], places: NDArray[np.float32], size_px: int) -> NDArray[np.int64]:
+    """Rectangles inside the image, (n, 4): of (n, 2) sides as shares of the image's (width, height), at (n, 2) places in [0, 1)."""
+    lengths = np.minimum(np.rint(sides * size_px), size_px).astype(np.int64)
+    corners = np.floor(places * (size_px - lengths + 1)).astype(np.int64)
+    return np.concatenate([corners, corners + lengths], axis=1)
+
+
+def change(images: Sequence[Images], draws: Draws, fill_mode: str) -> Images:
+    """Put each image through what was drawn for it, without mixing: (n, size_px, size_px, 3)."""
+    cv2.setNumThreads(1)  # a batch is made by one thread, and several batches at a time
+    changed = np.empty((len(images), *images[0].shape), np.uint8)
+    size = images[0].shape[1::-1]
+    levels = np.arange(256, dtype=np.float32) - 127.5
+    for number, (source, target) in enumerate(zip(images, changed, strict=True)):
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(source, draws.transforms[number], size, dst=target, flags=flags, borderMode=BORDERS[fill_mode])
+        contrast, added = draws.colours[number]
+        if contrast != 1 or added != 0:
+            table = np.clip(levels * contrast + (127.5 + added), 0, 255).round().astype(np.uint8)
+            cv2.LUT(target, table, dst=target)
+        left, top, right, bottom = draws.erased[number]
+        target[top:bottom, left:right] = GREY
+    return changed
+
+
+def mix(images: Images, draws: Draws) -> Images:
+    """Blend each image with its partner, or paste a rectangle of the partner into it."""
+    if (draws.shares == 1).all():
+        return images
+    mixed = images.copy()
+    for number, (share, (left, top, right, bottom)) in enumerate(zip(draws.shares, draws.pasted, strict=True)):
+        partner = images[-1 - number]
+        if right > left and bottom > top:
+            mixed[number, top:bottom, left:right] = partner[top:bottom, left:right]
+        elif share < 1:
+            cv2.addWeighted(images[number], float(share), partner, 1 - float(share), 0, dst=mixed[number])
+    return mixed
+
+
+def mix_targets(targets: NDArray[np.float32], draws: Draws) -> NDArray[np.float32]:
+    """Labels or weights (n, …) of mixed images: the shares of both partners."""
+    shares = draws.shares.reshape(-1, *[1] * (targets.ndim - 1))
+    return shares * targets + (1 - shares) * targets[::-1]
+
+
+def variants(train_set: Prepared, policy: AugmentParams, num_variants: int) -> list[list[Images]]:
+    """For each class an original and changed images, as training changes them (but not mixed), each (size_px, size_px, 3)."""
     rows = []
-    for label, wanted in enumerate(plan.draws_per_class):
-        members = np.flatnonzero(labels == label)
-        whole, remainder = divmod(wanted, len(members))
-        extra = np.random.default_rng([seed, epoch, STREAM_REMAINDER, label]).permutation(members)[:remainder]
-        rows.append(np.concatenate([np.tile(members, whole), extra]))
-    order = np.random.default_rng([seed, epoch, STREAM_ORDER]).permutation(plan.num_draws)
-    return np.concatenate(rows)[order], order
-
-
-@dataclass(frozen=True)
-class Strength:
-    """How far a policy moves an image: shares of its side and area, means over draws."""
-
-    mean_displacement: float
-    max_displacement: float
-    mean_share_outside: float
-    mean_brightness_change: float
-    mean_contrast_change: float
-
-
-def measure_strength(policy: AugmentParams, size_px: int, num_draws: int = 1000) -> Strength:
-    """Where the pixels of a grid come from in ``num_draws`` variants; mirroring counts as no displacement."""
-    still = policy.model_copy(update={"horizontal_flip": False})
-    draws = draw(still, random_numbers(policy.seed, 0, num_draws), size_px)
-    axis = np.linspace(0, size_px - 1, 16, dtype=np.float32)
-    x, y = (values.ravel() for values in np.meshgrid(axis, axis))
-    matrix = draws.transforms[:, :6].reshape(-1, 2, 3)
-    source = matrix[:, :, :2] @ np.stack([x, y]) + matrix[:, :, 2:]
-    moved = np.hypot(source[:, 0] - x, source[:, 1] - y) / size_px
-    outside = ((source < -0.5) | (source > size_px - 0.5)).any(axis=1)
-    return Strength(
-        round(float(moved.mean()), 4),
-        round(float(moved.max()), 4),
-        round(float(outside.mean()), 4),
-        round(float(np.abs(draws.colours[:, 1]).mean()) / 255, 4),
-        round(float(np.abs(draws.colours[:, 0] - 1).mean()), 4),
-    )
-
-
-def variants(train_set: Prepared, policy: AugmentParams, num_variants: int) -> list[list[NDArray[np.uint8]]]:
-    """For each class an original and changed images, drawn as training draws them, each (size_px, size_px, 3)."""
-    firsts = [int(np.flatnonzero(train_set.labels == label)[0]) for label in range(len(train_set.classes))]
-    rows = []
-    for image in train_set.gather(np.array(firsts)):
+    for label in range(len(train_set.classes)):
+        original = train_set.image(int(np.flatnonzero(train_set.labels == label)[0]))
         draws = draw(policy, random_numbers(policy.seed, 0, num_variants), train_set.size_px)
-        rows.append([image, *(apply_to_image(image, draws, number, policy.fill_mode) for number in range(num_variants))])
+        rows.append([np.asarray(original), *change([original] * num_variants, draws, policy.fill_mode)])
     return rows
-
-
-def apply_to_image(image: NDArray[np.uint8], draws: Draws, number: int, fill_mode: str) -> NDArray[np.uint8]:
-    """One drawn change of one image on the host, for people to look at (training does it on the device)."""
-    size_px = len(image)
-    padding = {"nearest": "edge", "constant": "constant", "reflect": "symmetric", "wrap": "wrap"}[fill_mode]
-    padded = np.pad(image, ((size_px,), (size_px,), (0,)), mode=padding)  # type: ignore[call-overload]
-    a, b, c, d, e, f = draws.transforms[number, :6].astype(float)
-    # Pillow maps pixel centres (x + 0.5), Keras maps indices; and the padded picture starts size_px earlier.
-    shift = (0.5 - 0.5 * (a + b) + c + size_px, 0.5 - 0.5 * (d + e) + f + size_px)
-    warped = Image.fromarray(padded).transform(
-        (size_px, size_px), Image.Transform.AFFINE, (a, b, shift[0], d, e, shift[1]), Image.Resampling.BILINEAR
-    )
-    contrast, added = draws.colours[number]
-    changed = (np.asarray(warped, np.float32) - 127.5) * contrast + 127.5 + added
-    return np.asarray(np.clip(changed, 0, 255).round(), np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from typing import Any
 
@@ -16,12 +18,11 @@ TENSOR_CORES = (7, 0)
 def set_up(params: TrainParams) -> dict[str, Any]:
     """Apply seed, determinism and precision; returns what was found, for the record."""
     keras.utils.set_random_seed(params.seed)
-    found: dict[str, Any] = {"backend": keras.backend.backend(), "keras": keras.__version__, "gpus": []}
-    if keras.backend.backend() == "tensorflow":
-        found.update(_set_up_tensorflow(deterministic=params.deterministic))
+    found: dict[str, Any] = {"backend": keras.backend.backend(), "keras": keras.__version__}
+    found |= _SET_UP[keras.backend.backend()](deterministic=params.deterministic)
     precision = params.precision
     if precision == "auto":
-        precision = "mixed_float16" if found.get("tensor_cores") else "float32"
+        precision = "mixed_float16" if found["tensor_cores"] else "float32"
     keras.config.set_dtype_policy(precision)
     return {**found, "precision": precision}
 
@@ -47,3 +48,65 @@ def _set_up_tensorflow(*, deterministic: bool) -> dict[str, Any]:
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "op_determinism": deterministic,
     }
+
+
+def _set_up_jax(*, deterministic: bool) -> dict[str, Any]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as TensorFlow's memory growth; read when devices are first asked for
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    import jax
+
+    gpus = [device for device in jax.devices() if device.platform == "gpu"]
+    capabilities = [tuple(int(part) for part in gpu.compute_capability.split(".")) for gpu in gpus]
+    return {
+        "jax": jax.__version__,
+        "gpus": [gpu.device_kind for gpu in gpus],
+        "tensor_cores": bool(gpus) and min(capabilities) >= TENSOR_CORES,
+        "op_determinism": deterministic,
+    }
+
+
+_SET_UP = {"tensorflow": _set_up_tensorflow, "jax": _set_up_jax}
+
+
+def distribution() -> Any:
+    """A context to make and compile a model in, so that it trains on all GPUs of the machine, each with its share of a batch."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if len(jax.devices()) > 1 and keras.distribution.distribution() is None:
+            keras.distribution.set_distribution(keras.distribution.DataParallel())
+        return contextlib.nullcontext()
+    strategy = _mirrored()
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+@functools.cache
+def _mirrored() -> Any:
+    import tensorflow as tf
+
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in found]) if len(found) > 1 else None
+
+
+def hint(found: dict[str, Any]) -> str | None:
+    """What to say where training has no GPU although the machine may have one; None where all is well."""
+    if found["gpus"]:
+        return None
+    num_gpus = _num_nvidia_gpus()
+    if not num_gpus:
+        return "no GPU found: training on the CPU"
+    return (
+        f"training on the CPU, although NVIDIA's driver sees {num_gpus} GPU{'s' * (num_gpus > 1)}: {found['backend']} was installed without CUDA, "
+        "or CUDA_VISIBLE_DEVICES hides them. Type: make run EXTRA=gpu"
+    )
+
+
+def _num_nvidia_gpus() -> int:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0

@@ -72,38 +72,6 @@ def _misfit(reason: str) -> SourceError:
     )
 
 
-class Augmentation(keras.layers.Layer):  # type: ignore[misc]
-    """Apply one projective warp and one colour change to each image, in training only.
-
-    Call with images (n, size, size, 3) in 0 to 255, transforms (n, 8) and colours (n, 2) as in
-    ``stages.shared.augmentation.Draws``; returns float32 images in 0 to 255.
-    """
-
-    def __init__(self, fill_mode: str, **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)
-        self.fill_mode = fill_mode
-
-    def call(self, images: Any, transforms: Any, colours: Any, training: bool = False) -> Any:
-        images = keras.ops.cast(images, "float32")
-        if not training:
-            return images
-        warped = keras.ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode=self.fill_mode)
-        contrast, added = colours[:, 0][:, None, None, None], colours[:, 1][:, None, None, None]
-        return keras.ops.clip((warped - 127.5) * contrast + 127.5 + added, 0.0, 255.0)
-
-
-def wrap_for_training(classifier: Any, fill_mode: str) -> Any:
-    """The classifier behind its augmentation; inputs are a dict of image, transforms and colours."""
-    size_px = classifier.input_shape[1]
-    inputs = {
-        "image": keras.Input((size_px, size_px, 3), dtype="uint8", name="image"),
-        "transforms": keras.Input((8,), name="transforms"),
-        "colours": keras.Input((2,), name="colours"),
-    }
-    changed = Augmentation(fill_mode, name="augmentation")(inputs["image"], inputs["transforms"], inputs["colours"])
-    return keras.Model(inputs, classifier(changed), name="training")
-
-
 def unfreeze(classifier: Any, fraction: float, *, batchnorm_training: bool) -> None:
     """Make the last ``fraction`` of the backbone's layers trainable; BatchNorm layers only if they are to be in training mode."""
     layers = classifier.get_layer(BACKBONE_LAYER).layers
@@ -117,7 +85,9 @@ def unfreeze(classifier: Any, fraction: float, *, batchnorm_training: bool) -> N
 def save(classifier: Any, folder: Path) -> None:
     """Weights and architecture in files with stable bytes (a .keras archive holds its date)."""
     folder.mkdir(parents=True, exist_ok=True)
-    classifier.save_weights(folder / WEIGHTS_NAME)
+    plain = keras.models.clone_model(classifier)  # without what training leaves in the file: metrics, under names that Keras counts up
+    plain.set_weights(classifier.get_weights())
+    plain.save_weights(folder / WEIGHTS_NAME)
     files.write_json(folder / ARCHITECTURE_NAME, json.loads(classifier.to_json()))
 
 

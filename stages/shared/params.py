@@ -129,6 +129,9 @@ class AugmentParams(Section):
     brightness: Fraction
     contrast: FractionBelowOne
     fill_mode: Literal["nearest", "constant", "reflect", "wrap"]
+    random_erasing: Fraction
+    mixup: NonNegative
+    cutmix: NonNegative
     balancing: Literal["none", "class_weight", "oversample", "undersample"]
     seed: Seed
 
@@ -141,7 +144,9 @@ class TrainParams(Section):
     momentum: FractionBelowOne
     learning_rate: NonNegative
     clip_norm: Positive | None
+    gradient_accumulation_steps: PositiveCount
     schedule: Literal["constant", "plateau", "cosine"]
+    warmup_epochs: Count
     plateau_patience: Count
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     early_stopping_patience: Count | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -27,13 +28,20 @@ BLOCK_IMAGES = 512
 
 @dataclass(frozen=True)
 class Prepared:
-    """A split: ``labels`` (n,) int64 index ``classes``; images are memory-mapped and read by ``gather``."""
+    """A split: ``labels`` (n,) int64 index ``classes``; images are memory-mapped and read by ``gather``; ``digest`` is of them all."""
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     image_paths: tuple[str, ...]
     size_px: int
     shards: tuple[NDArray[np.uint8], ...]
+    digest: str
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """One image as it lies in its file, (size_px, size_px, 3); read where it is used."""
+        shard, position = divmod(row, len(self.shards[0]))
+        found: NDArray[np.uint8] = self.shards[shard][position]
+        return found
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images of ``rows`` in that order, (len(rows), size_px, size_px, 3)."""
@@ -53,6 +61,9 @@ def write(split: pd.DataFrame, classes: Sequence[str], raw: Path, size_px: int, 
     """Decode and resize the images of ``split`` (manifest rows) in parallel, block by block, with a progress bar."""
     folder.mkdir(parents=True)
     per_shard = max(1, SHARD_BYTES // (size_px * size_px * 3))
+    position = {label: number for number, label in enumerate(classes)}
+    labels = np.array([position[label] for label in split["label"]], np.int64)
+    digest = hashlib.blake2b(labels.tobytes())
     image_paths = list(split["path"])
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -63,14 +74,20 @@ def write(split: pd.DataFrame, classes: Sequence[str], raw: Path, size_px: int, 
             shape = (len(members), size_px, size_px, 3)
             shard = np.lib.format.open_memmap(folder / f"images-{number:05d}.npy", mode="w+", dtype=np.uint8, shape=shape)
             for block in _blocks(len(members)):
-                decoded = pool.map(lambda path: load_square(raw / path, size_px), members[block])
-                for offset, image in enumerate(decoded):
+                decoded = pool.map(lambda path: _decode(raw / path, size_px), members[block])
+                for offset, (image, image_digest) in enumerate(decoded):
                     shard[block.start + offset] = image
+                    digest.update(image_digest)
                     bar.update()
             shard.flush()
-    position = {label: number for number, label in enumerate(classes)}
-    np.save(folder / "labels.npy", np.array([position[label] for label in split["label"]], np.int64))
+    np.save(folder / "labels.npy", labels)
     files.write_text(folder / "paths.json", json.dumps(image_paths, ensure_ascii=False, indent=0) + "\n")
+    files.write_json(folder / "digest.json", {"blake2b": digest.hexdigest()})
+
+
+def _decode(path: Path, size_px: int) -> tuple[NDArray[np.uint8], bytes]:
+    image = load_square(path, size_px)
+    return image, hashlib.blake2b(image.tobytes()).digest()
 
 
 def _blocks(num_images: int) -> Iterator[slice]:
@@ -89,4 +106,5 @@ def read(prepared: Path, split: str) -> Prepared:
         tuple(files.read_json(folder / "paths.json")),
         int(description["image_size_px"]),
         shards,
+        files.read_json(folder / "digest.json")["blake2b"],
     )

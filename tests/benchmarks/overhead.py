@@ -28,7 +28,7 @@ import functools, json, runpy, sys, time
 from stages import train as stage
 from stages.flight.record.journal import Journal
 from stages.flight.record.keras_callback import JournalCallback
-from stages.shared.collector import EvidenceCollector
+from stages.shared.training.collector import EvidenceCollector
 
 spent, depth = {}, 0
 

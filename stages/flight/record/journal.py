@@ -30,9 +30,11 @@ from typing import Any
 from stages.flight.record.secrets import mask
 
 SCHEMA = 2
+RECORDS_FOLDER = ".flight"
 FILE_NAME = "journal.jsonl"
 OPENING_NAME = "run.json"
-RUN_FOLDER_VARIABLE = "FLIGHT_RUN_FOLDER"  # set by the launcher for its stage
+# Set by the launcher for its stage: the run's folder; and that earlier work on the stage is not to be continued.
+RUN_FOLDER_VARIABLE, ANEW_VARIABLE = "FLIGHT_RUN_FOLDER", "FLIGHT_ANEW"
 
 # How libraries say that an allocation failed: C++, the C library, the dynamic linker, TensorFlow, XLA, CUDA.
 OUT_OF_MEMORY = re.compile(
@@ -50,6 +52,7 @@ RECORD_TYPES = {
     "stage-end": "stage, exit_code, signal, seconds, oom_kills, last_lines (of standard error, if it failed); cause and kind, where the "
     "exit code does not tell them",
     "orphan": "stage, cause, kind: the recorder is about to end a stage that lost its dvc or its launcher",
+    "resumed": "stage, run, phase, epoch, step: the stage goes on from here with what another run had begun",
     "kept": "stage: the recorder has copied the stage's reports into the run's folder",
     "failure": "stage, kind, error, message, traceback: written by the stage itself",
     "signal": "signal, name, stage: a signal that asked the launcher of the stage to end it",
@@ -88,6 +91,10 @@ class Journal:
     """Appends records to a run's journal; without a folder (a stage run bare) it keeps nothing."""
 
     def __init__(self, folder: Path | None) -> None:
+        self.run = folder.name if folder is not None else ""
+        # For what outlives a run; a temporary workspace has it where its repository has.
+        self.shared_folder = folder.parent.parent if folder is not None else Path(RECORDS_FOLDER)
+        self.begins_anew = ANEW_VARIABLE in os.environ
         self._descriptor: int | None = None
         if folder is not None:
             path = folder / FILE_NAME

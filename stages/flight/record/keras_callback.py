@@ -1,8 +1,10 @@
-"""Seen from recording, a training: curves and digests of every epoch go into the journal as they come."""
+"""Seen from recording, a training: curves, speed and digests of every epoch go into the journal as they come."""
 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,29 +14,54 @@ from stages.flight.record.journal import Journal
 
 
 class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes metrics and digests of each epoch; ``batches`` has ``order()`` and gives the batches of the present epoch."""
+    """Writes metrics and digests of each epoch.
+
+    ``batches`` gives ``order()`` and ``make(epoch, step)`` of the present ``epoch``, and tells in ``waited_s`` how long training waited for it.
+    """
 
     def __init__(self, log: Journal, batches: Any) -> None:
         super().__init__()
         self._log, self._batches = log, batches
-        self._num_epochs = 0
+        self._epochs: list[dict[str, dict[str, Any]]] = []
         self._inputs: dict[str, str] = {}
+        self._begun, self._trained_at, self._waited_s, self._num_steps = 0.0, 0.0, 0.0, 0
+
+    def state(self) -> dict[str, Any]:
+        return {"epochs": self._epochs}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the epochs of a training that was cut off: this run's curves begin where that one's did."""
+        self._epochs = []
+        for epoch in state["epochs"]:
+            self._write(epoch)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        inputs, _, _ = self._batches[0]
-        augmented = self.model.get_layer("augmentation")(*inputs.values(), training=True)
-        self._inputs = {"order": _digest(self._batches.order()), "first_batch": _digest(keras.ops.convert_to_numpy(augmented))}
+        images, _, _ = self._batches.make(self._batches.epoch, 0)
+        self._inputs = {"order": _digest(self._batches.order()), "first_batch": _digest(images)}
+        self._begun, self._waited_s, self._num_steps = time.monotonic(), self._batches.waited_s, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._num_steps += 1
+        self._trained_at = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
         values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._log.metrics("train", values, step=self._num_epochs)
+        seconds = self._trained_at - self._begun
+        first = self._batches.first_step * self._batches.batch_size
+        last = min(first + self._num_steps * self._batches.batch_size, self._batches.num_draws)
+        values["images_per_second"] = (last - first) / seconds
+        values["data_wait_share"] = (self._batches.waited_s - self._waited_s) / seconds
         weights = hashlib.sha256()
         for variable in self.model.weights:
             weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        digests = {**self._inputs, "loss": values["loss"].hex(), "weights": weights.hexdigest()}
-        self._log.write("digest", epoch=self._num_epochs, values=digests)
-        self._num_epochs += 1
+        self._write({"metrics": values, "digest": {**self._inputs, "loss": values["loss"].hex(), "weights": weights.hexdigest()}})
+
+    def _write(self, epoch: dict[str, dict[str, Any]]) -> None:
+        number = len(self._epochs)
+        self._epochs.append(epoch)
+        self._log.metrics("train", epoch["metrics"], step=number)
+        self._log.write("digest", epoch=number, values=epoch["digest"])
 
 
 def _digest(values: Any) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -14,7 +15,8 @@ from typing import Any
 
 import psutil
 
-RECORDS_FOLDER = ".flight"
+from stages.flight.record.journal import RECORDS_FOLDER
+
 # Where the system tells when a process began by the clock, which may be corrected meanwhile.
 SAME_PROCESS_TOLERANCE_S = 5.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -48,6 +50,11 @@ class Identity:
     def as_record(self) -> dict[str, Any]:
         """Plain values for the journal."""
         return asdict(self)
+
+
+def is_forced(command: list[str]) -> bool:
+    """Whether a ``dvc`` command asks for all to be done again (``-f``, ``--force``, or the letter among others)."""
+    return any(word == "--force" or re.fullmatch(r"-[a-zA-Z]*f[a-zA-Z]*", word) for word in command)
 
 
 class DvcEndedError(Exception):

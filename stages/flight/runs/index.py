@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.flight.record import recorder_process
-from stages.flight.record.session import RECORDS_FOLDER
+from stages.flight.record.journal import RECORDS_FOLDER
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
 
 

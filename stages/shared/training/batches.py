@@ -1,0 +1,109 @@
+"""Batches of prepared images for Keras, made ahead by threads, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+import functools
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import joblib
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.shared.augmentation import change, draw, mix, mix_targets, random_numbers
+from stages.shared.params import AugmentParams
+from stages.shared.prepared import Prepared
+from stages.shared.sampling import SamplingPlan, epoch_rows
+
+MAX_THREADS = 8
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+
+
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of (images (n, size_px, size_px, 3) uint8, targets (n, num_classes) float32, weights (n,) float32).
+
+    ``make`` is a pure function of (epoch, step). Some batches ahead, also into the next epoch, are always in the making.
+    """
+
+    def __init__(self, images: Prepared, batch_size: int, num_draws: int) -> None:
+        super().__init__()
+        self.images, self.batch_size, self.num_draws = images, batch_size, num_draws
+        self.num_steps = -(-num_draws // batch_size)
+        self.epoch, self.first_step = 0, 0
+        self.waited_s = 0.0  # at most so long did the training wait for data, since it began
+        self._num_ahead = min(MAX_THREADS, joblib.cpu_count()) + 1
+        self._threads = ThreadPoolExecutor(self._num_ahead - 1, thread_name_prefix="batches")
+        self._made: dict[tuple[int, int], Future[Batch]] = {}
+
+    def make(self, epoch: int, step: int) -> Batch:
+        """The batch of a step."""
+        raise NotImplementedError
+
+    def start(self, epoch: int, first_step: int = 0) -> None:
+        """Go to ``epoch``, which counts over both phases, from one of its steps on.
+
+        Called by whoever drives ``fit``: Keras's own ``on_epoch_end`` also comes before the first epoch.
+        """
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return self.num_steps - self.first_step
+
+    def __getitem__(self, index: int) -> Batch:
+        present = self.epoch * self.num_steps + self.first_step + index
+        wanted = [self._place(present + ahead) for ahead in range(self._num_ahead)]
+        self._made = {place: self._made.get(place) or self._threads.submit(self.make, *place) for place in wanted}
+        begun = time.perf_counter()
+        batch = self._made[wanted[0]].result()
+        self.waited_s += time.perf_counter() - begun
+        return batch
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Epoch and step of the training's step ``number``."""
+        return divmod(number, self.num_steps)
+
+
+class TrainBatches(Batches):
+    """The training split, each image changed as drawn for it."""
+
+    def __init__(self, images: Prepared, plan: SamplingPlan, policy: AugmentParams, batch_size: int, seed: int) -> None:
+        super().__init__(images, batch_size, plan.num_draws)
+        self.plan, self.policy, self.seed = plan, policy, seed
+        self._epoch = functools.lru_cache(2)(self._draw_epoch)  # the present one, and the next
+
+    def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        rows, draws = epoch_rows(self.images.labels, self.plan, self.seed, epoch)
+        return rows, draws, random_numbers(self.policy.seed, epoch, self.num_draws)
+
+    def order(self) -> NDArray[np.int64]:
+        """The rows of the present epoch in the order in which they are trained on."""
+        return self._epoch(self.epoch)[0]
+
+    def make(self, epoch: int, step: int) -> Batch:
+        rows, draws, numbers = self._epoch(epoch)
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        drawn = draw(self.policy, numbers[draws[part]], self.images.size_px)
+        changed = change([self.images.image(int(row)) for row in rows[part]], drawn, self.policy.fill_mode)
+        labels = self.images.labels[rows[part]]
+        weights = np.array(self.plan.class_weights, np.float32)[labels]
+        return mix(changed, drawn), mix_targets(_one_hot(labels, len(self.images.classes)), drawn), mix_targets(weights, drawn)
+
+
+class PlainBatches(Batches):
+    """A split in order, unchanged, the same in each epoch."""
+
+    def __init__(self, images: Prepared, batch_size: int) -> None:
+        super().__init__(images, batch_size, len(images.labels))
+
+    def _place(self, number: int) -> tuple[int, int]:
+        return 0, number % self.num_steps
+
+    def make(self, epoch: int, step: int) -> Batch:
+        rows = np.arange(self.num_draws)[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.images.gather(rows), _one_hot(self.images.labels[rows], len(self.images.classes)), np.ones(len(rows), np.float32)
+
+
+def _one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    return np.eye(num_classes, dtype=np.float32)[labels]
