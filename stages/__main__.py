@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import address, capture, journal, memory, recorder_process, session
+from stages.flight.record import address, capture, journal, recorder_process, session
 from stages.flight.record.journal import ANEW_VARIABLE, RUN_FOLDER_VARIABLE, Journal
 from stages.flight.record.names import DEFAULT_EXPERIMENT, STAGES
 from stages.flight.record.secrets import mask
 from stages.flight.record.stage_stderr import StageStderr
+from stages.shared import memory
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The shell and DVC read an ending by signal N as exit code 128 + N.

@@ -15,10 +15,10 @@ from PIL import Image
 from stages.flight.record import journal
 from stages.shared import files, page, paths
 from stages.shared.augmentation import variants
-from stages.shared.sampling import SamplingPlan, plan_sampling
-from stages.shared.strength import Strength, measure_strength
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared, read
+from stages.shared.sampling import SamplingPlan, plan_sampling
+from stages.shared.strength import Strength, measure_strength
 from stages.shared.thumbnails import data_uri
 
 NUM_VARIANTS = 7

@@ -23,6 +23,8 @@ from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.training.checkpoints import Checkpoints
 from stages.shared.training.collector import EvidenceCollector, EvidenceLog, probe
 from stages.shared.training.optimizers import optimizer
+from stages.shared.training.preflight import Preflight, check_memory
+from stages.shared.training.recalibration import Recalibration
 from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
 
 PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")
@@ -55,6 +57,8 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
     ``told`` hears from which position of which run it goes on.
 
     Raises:
+        TooLargeError: if a step does not fit into memory.
+        UntrainableError: if the first steps show that nothing can come of it.
         NonFiniteLossError: as soon as the loss is NaN or infinite.
     """
     params, batches = training.params, training.batches
@@ -67,18 +71,25 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
     if cut_off := checkpointer.position:
         told(cut_off, checkpointer.origin)
     num_epochs = cut_off.first_epoch if cut_off else 0
-    for phase in PHASES:
+    for phase in [phase for phase in PHASES if _plan(params, phase)[0]]:
         if phase == FINE_TUNE and pretrained:
             model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
         if cut_off is None or PHASES.index(phase) >= PHASES.index(cut_off.phase):
+            check_memory(classifier, batches, log.keep)
             collector.phase = phase
-            num_epochs = _fit(classifier, training, phase, num_epochs, [collector, best, recording], checkpointer)
+            preflight = Preflight(batches, params, phase, log.keep)
+            num_epochs = _fit(classifier, training, phase, num_epochs, [preflight, collector, best, recording], checkpointer)
     if params.restore_best_weights:
         best.put_back(classifier)
     probe(classifier, batches, training.validation.images, log.keep)
     found = log.evidence()
     assert found is not None  # noqa: S101  (setup was kept above)
     return Fit(classifier, found, best.epoch if params.restore_best_weights else len(found.epochs) - 1)
+
+
+def _plan(params: TrainParams, phase: str) -> tuple[int, float]:
+    """How many epochs a phase has at most, and its rate."""
+    return {HEAD: (params.epochs, params.learning_rate), FINE_TUNE: (params.fine_tune_epochs, params.fine_tune_learning_rate)}[phase]
 
 
 def _build(images: prepared.Prepared, params: TrainParams, backbone: Path) -> tuple[Any, bool]:
@@ -112,12 +123,7 @@ def _setup(classifier: Any, training: Training, *, pretrained: bool) -> evidence
 def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, observers: Sequence[Any], checkpointer: Checkpointer) -> int:
     """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on. Returns how many epochs there were."""
     params, batches = training.params, training.batches
-    num_epochs, rate = {
-        HEAD: (params.epochs, params.learning_rate),
-        FINE_TUNE: (params.fine_tune_epochs, params.fine_tune_learning_rate),
-    }[phase]
-    if not num_epochs:
-        return first_epoch
+    num_epochs, rate = _plan(params, phase)
     with devices.distribution():
         classifier.compile(
             optimizer=optimizer(params, rate, num_epochs * batches.num_steps, batches.num_steps),
@@ -127,6 +133,8 @@ def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, obse
         stopping = _stopping(params)
         position = checkpointer.enter(classifier, phase, first_epoch, stopping)
     callbacks = [*observers, *stopping.values(), checkpointer]
+    if params.batchnorm_recalibration_images:
+        callbacks.insert(0, Recalibration(batches, params.batchnorm_recalibration_images))
     epoch, step, is_done = position.epoch, position.step, position.done
     while epoch < num_epochs and not is_done:
         batches.start(first_epoch + epoch, step)

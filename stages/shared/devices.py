@@ -8,7 +8,9 @@ import os
 from typing import Any
 
 import keras
+import pynvml
 
+from stages.shared import memory
 from stages.shared.params import TrainParams
 
 # NVIDIA's tensor cores, which mixed_float16 needs to gain anything, came with compute capability 7.0.
@@ -89,6 +91,32 @@ def _mirrored() -> Any:
     return tf.distribute.MirroredStrategy([device.name for device in found]) if len(found) > 1 else None
 
 
+def num_replicas() -> int:
+    """How many devices share a batch."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return len(jax.devices())
+    strategy = _mirrored()
+    return 1 if strategy is None else int(strategy.num_replicas_in_sync)
+
+
+def free_memory_bytes() -> int:
+    """What is free on the device that computes: the first GPU, else the machine's memory, within its limits."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        statistics = jax.devices()[0].memory_stats()
+        return int(statistics["bytes_limit"] - statistics["bytes_in_use"]) if statistics else memory.free_bytes()
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return memory.free_bytes()
+    pynvml.nvmlInit()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible.isdigit() else 0)).free)
+
+
 def hint(found: dict[str, Any]) -> str | None:
     """What to say where training has no GPU although the machine may have one; None where all is well."""
     if found["gpus"]:
@@ -97,14 +125,12 @@ def hint(found: dict[str, Any]) -> str | None:
     if not num_gpus:
         return "no GPU found: training on the CPU"
     return (
-        f"training on the CPU, although NVIDIA's driver sees {num_gpus} GPU{'s' * (num_gpus > 1)}: {found['backend']} was installed without CUDA, "
-        "or CUDA_VISIBLE_DEVICES hides them. Type: make run EXTRA=gpu"
+        f"training on the CPU, although NVIDIA's driver sees {num_gpus} GPU{'s' * (num_gpus > 1)}: "
+        f"{found['backend']} was installed without CUDA, or CUDA_VISIBLE_DEVICES hides them. Type: make run EXTRA=gpu"
     )
 
 
 def _num_nvidia_gpus() -> int:
-    import pynvml
-
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())

@@ -26,5 +26,15 @@ class RejectedDataError(FlightError):
     failure_kind = "rejected-data"
 
 
+class UntrainableError(FlightError):
+    """A training that cannot change anything, or not to the good."""
+
+
+class TooLargeError(FlightError):
+    """A step would not fit into memory."""
+
+    failure_kind = "out-of-memory"
+
+
 class NonFiniteLossError(FlightError):
     """The training loss became NaN or infinite."""

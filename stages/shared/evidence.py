@@ -45,6 +45,26 @@ class Setup(Part):
     optimizer: str
 
 
+class Memory(Part):
+    """What a step was estimated to need when that was more than was free, in bytes and images."""
+
+    needed_bytes: int
+    free_bytes: int
+    largest_batch: int
+
+
+class FirstStep(Part):
+    """The first batch of a phase: the values at the backbone's input, and the loss before any change (untrained: about ln K)."""
+
+    phase: str
+    loss: Number
+    untrained_loss: float
+    input_low: float
+    input_high: float
+    input_mean: float
+    input_deviation: float
+
+
 class Epoch(Part):
     """One epoch; ``epoch`` counts from 0 within its phase (``head`` or ``fine-tune``)."""
 
@@ -90,6 +110,8 @@ class TrainEvidence(Part):
 
     version: int = VERSION
     setup: Setup
+    memory: Memory | None = None
+    first_steps: tuple[FirstStep, ...] = ()
     epochs: tuple[Epoch, ...] = ()
     steps: tuple[Step, ...] = ()
     probes: tuple[Probe, ...] = ()
@@ -156,13 +178,15 @@ class Evidence(Part):
 
 def from_parts(parts: Iterable[tuple[str, dict[str, Any]]]) -> TrainEvidence | None:
     """Put together the parts (name, values) that the collector handed out, whole or cut off anywhere."""
-    found: dict[str, list[Any]] = {"setup": [], "epoch": [], "step": [], "probe": [], "non_finite": []}
+    found: dict[str, list[Any]] = {"setup": [], "memory": [], "first_step": [], "epoch": [], "step": [], "probe": [], "non_finite": []}
     for name, values in parts:
         found.setdefault(name, []).append(values)
     if not found["setup"]:
         return None
     return TrainEvidence(
         setup=found["setup"][-1],
+        memory=found["memory"][-1] if found["memory"] else None,
+        first_steps=tuple(found["first_step"]),
         epochs=tuple(found["epoch"]),
         steps=tuple(found["step"]),
         probes=tuple(found["probe"]),

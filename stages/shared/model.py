@@ -27,15 +27,35 @@ def build_classifier(num_classes: int, size_px: int, *, alpha: float, dropout: f
     backbone = keras.applications.MobileNetV2(
         input_shape=(size_px, size_px, 3), alpha=alpha, include_top=False, weights=None, name=BACKBONE_LAYER
     )
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = batchnorm_momentum
+    for layer in _batchnorm_layers(backbone):
+        layer.momentum = batchnorm_momentum
     images = keras.Input((size_px, size_px, 3), name="image")
     features = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1, name="input_range")(images))
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(pooled)
     probabilities = keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")(dropped)
     return keras.Model(images, probabilities, name="classifier")
+
+
+def batchnorm_layers(classifier: Any) -> list[Any]:
+    """All BatchNorm layers, in the order of the data."""
+    return _batchnorm_layers(classifier.get_layer(BACKBONE_LAYER))
+
+
+def _batchnorm_layers(backbone: Any) -> list[Any]:
+    return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+class BackboneInTraining(keras.Model):  # type: ignore[misc]
+    """Images to features with BatchNorm by the statistics of the batch, which also move its averages; also when it is asked to predict."""
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self._layers_in_order = [classifier.get_layer(name) for name in ("input_range", BACKBONE_LAYER, "pool")]
+
+    def call(self, images: Any) -> Any:
+        scale, backbone, pool = self._layers_in_order
+        return pool(backbone(scale(images), training=True))
 
 
 def load_backbone(classifier: Any, folder: Path) -> bool:
@@ -85,10 +105,10 @@ def unfreeze(classifier: Any, fraction: float, *, batchnorm_training: bool) -> N
 def save(classifier: Any, folder: Path) -> None:
     """Weights and architecture in files with stable bytes (a .keras archive holds its date)."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = keras.models.clone_model(classifier)  # without what training leaves in the file: metrics, under names that Keras counts up
+    plain = keras.Model.from_config(classifier.get_config())  # without the optimizer, under a name that Keras counts up
     plain.set_weights(classifier.get_weights())
     plain.save_weights(folder / WEIGHTS_NAME)
-    files.write_json(folder / ARCHITECTURE_NAME, json.loads(classifier.to_json()))
+    files.write_json(folder / ARCHITECTURE_NAME, json.loads(plain.to_json()))
 
 
 def load(folder: Path) -> Any:

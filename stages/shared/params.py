@@ -157,6 +157,7 @@ class TrainParams(Section):
     fine_tune_fraction: Fraction
     batchnorm_momentum: FractionBelowOne
     batchnorm_training: bool
+    batchnorm_recalibration_images: Count
     label_smoothing: FractionBelowOne
     restore_best_weights: bool
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import memory
 from stages.flight.record.secrets import mask
+from stages.shared import memory
 
 MAX_UNTRACKED_BYTES = 20_000_000  # of all untracked files together; the largest are left out and named
 MAX_PATCH_BYTES = 5_000_000

@@ -16,7 +16,7 @@ from stages.flight.record.journal import Journal
 class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes metrics and digests of each epoch.
 
-    ``batches`` gives ``order()`` and ``make(epoch, step)`` of the present ``epoch``, and tells in ``waited_s`` how long training waited for it.
+    ``batches`` gives ``order()`` and ``make(epoch, step)`` of the present ``epoch``, and in ``waited_s`` how long training waited for it.
     """
 
     def __init__(self, log: Journal, batches: Any) -> None:

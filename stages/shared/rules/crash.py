@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stages.shared.evidence import Evidence
+import math
+
+from stages.shared.evidence import Evidence, Memory
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Missing, change
 
@@ -33,7 +35,8 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
     if evidence.failure is None or evidence.failure.kind != "out-of-memory":
         return None
     trains = evidence.failure.stage in ("train", "evaluate") and params is not None and params.train.batch_size > 1
-    smaller = change(params, "train.batch_size", params.train.batch_size // 2) if trains and params is not None else None
+    memory = evidence.train.memory if evidence.train else None
+    smaller = change(params, "train.batch_size", _smaller(params.train.batch_size, memory)) if trains and params is not None else None
     return Finding(
         fault="out-of-memory",
         score=1.0,
@@ -42,6 +45,12 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
         explanation=f"{evidence.failure.stage} ran out of memory: {evidence.failure.cause}",
         fix=(smaller or {"action": "use smaller images, or a machine with more memory"},),
     )
+
+
+def _smaller(batch_size: int, memory: Memory | None) -> int:
+    """Half of the batch, or the largest power of two that was estimated to fit."""
+    half = batch_size // 2
+    return min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None and memory.largest_batch else half
 
 
 def interrupted(evidence: Evidence, params: Params | None) -> Finding | Missing | None:

@@ -38,6 +38,12 @@ def limit_bytes() -> int:
     return min(limits)
 
 
+def free_bytes() -> int:
+    """What this process may still take, by the machine and by its limits."""
+    used = psutil.Process().memory_info().rss
+    return max(0, min(psutil.virtual_memory().available, limit_bytes() - used))
+
+
 def _group_files(version_2: str, version_1: str) -> list[Path]:
     """A file of our control group, in version 2 (``0::/path``) or 1 (``4:memory:/path``); inside a container the path is its own root."""
     files = []

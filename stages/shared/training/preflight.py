@@ -1,0 +1,122 @@
+"""What is checked before the first epoch and at its first steps: a training that cannot work ends here, and says why."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from stages.shared import devices, model
+from stages.shared.errors import TooLargeError, UntrainableError
+from stages.shared.evidence import FirstStep, Memory
+from stages.shared.params import TrainParams
+from stages.shared.training.batches import TrainBatches
+from stages.shared.training.collector import EvidenceSink, kernels
+
+# Peak memory of a step over that of all outputs of the layers that are trained, and what comes beside. Measured with TensorFlow on a CPU:
+# 0.83 to 0.88 and 0.25 to 0.3 GB (96 px alpha .35 with 128 and 256 images, 160 px alpha 1.0 with 32 and 64). Taken a little low: it must
+# refuse no batch that fits.
+KEPT_SHARE, FIXED_BYTES = 0.8, 200_000_000
+INPUT_RANGE, TOLERANCE = (-1.0, 1.0), 0.01
+LEAST_SPREAD = 0.01
+# Dynamic loss scaling leaves out steps until its factor fits: from 2^15 down to 1 at most.
+LOSS_SCALING_STEPS = 16
+
+
+def check_memory(classifier: Any, batches: TrainBatches, keep: EvidenceSink) -> None:
+    """Estimate what a step needs.
+
+    Raises:
+        TooLargeError: if that is more than is free; names the largest power of two that fits.
+    """
+    per_image = KEPT_SHARE * _trained_bytes(classifier) / devices.num_replicas()
+    free = devices.free_memory_bytes()
+    largest = int((free - FIXED_BYTES) / max(per_image, 1))
+    found = Memory(needed_bytes=int(FIXED_BYTES + per_image * batches.batch_size), free_bytes=free, largest_batch=max(largest, 0))
+    if found.needed_bytes <= free:
+        return
+    keep("memory", found)
+    fits = (
+        f"train.batch_size {2 ** int(math.log2(largest))} fits"
+        if largest
+        else "not even one image fits: use a smaller prepare.image_size_px"
+    )
+    raise TooLargeError(
+        f"a step of train.batch_size {batches.batch_size} needs at least {found.needed_bytes / 1e9:.1f} GB at {batches.images.size_px} px, "
+        f"and {free / 1e9:.1f} GB are free. By the same estimate {fits}; train.gradient_accumulation_steps makes up for smaller batches."
+    )
+
+
+def _trained_bytes(classifier: Any) -> float:
+    """Bytes of all outputs, for one image, from the first layer on that is trained: what the way back needs."""
+    backbone = classifier.get_layer(model.BACKBONE_LAYER)
+    first = next((number for number, layer in enumerate(backbone.layers) if layer.trainable_variables), len(backbone.layers))
+    itemsize = np.dtype("float32" if backbone.compute_dtype == "float32" else "float16").itemsize
+    return float(sum(math.prod(layer.output.shape[1:]) * itemsize for layer in backbone.layers[first:]))
+
+
+class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
+    """Looks at the first batch of a phase on its way through, and at whether the first steps change the weights.
+
+    Not in a phase that goes on from where it was cut off.
+
+    Raises:
+        UntrainableError: if the backbone's input is not in its range, or no weight moves.
+    """
+
+    def __init__(self, batches: TrainBatches, params: TrainParams, phase: str, keep: EvidenceSink) -> None:
+        super().__init__()
+        self._batches, self._params, self._phase, self._keep = batches, params, phase, keep
+        rising = params.warmup_epochs > 0  # from a rate of 0
+        scaled = LOSS_SCALING_STEPS if keras.config.dtype_policy().name == "mixed_float16" else 0
+        self._num_steps = params.gradient_accumulation_steps * (1 + rising) + scaled
+        self._step = 0
+        self._before: list[Any] = []
+        self._values: dict[str, float] = {}
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        if self._is_begun():
+            return
+        images = self._batches.make(self._batches.epoch, self._batches.first_step)[0]
+        values = keras.ops.convert_to_numpy(self.model.get_layer("input_range")(images)).astype(np.float64)
+        low, high, spread = float(values.min()), float(values.max()), float(values.std())
+        if low < INPUT_RANGE[0] - TOLERANCE or high > INPUT_RANGE[1] + TOLERANCE or spread < LEAST_SPREAD:
+            raise UntrainableError(
+                f"the first batch reaches the backbone with values from {low:.3g} to {high:.3g}, standard deviation {spread:.2g}. "
+                "Expected pictures in [-1, 1]: look at reports/augment/index.html, and at the layer input_range in stages/shared/model.py."
+            )
+        self._values = {"input_low": low, "input_high": high, "input_mean": float(values.mean()), "input_deviation": spread}
+        self._before = kernels(self.model)
+        self._num_steps = min(self._num_steps, self.params["steps"] * self.params["epochs"])
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if not self._values:
+            return
+        self._step += 1
+        if self._step == 1:
+            untrained = math.log(len(self._batches.images.classes))
+            self._keep(
+                "first_step", FirstStep(phase=self._phase, loss=float((logs or {})["loss"]), untrained_loss=untrained, **self._values)
+            )
+        if self._step == self._num_steps:
+            moved = any(not np.array_equal(old, new) for old, new in zip(self._before, kernels(self.model), strict=True))
+            self._before = []
+            if not moved:
+                raise UntrainableError(self._reason())
+
+    def _is_begun(self) -> bool:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) > 0
+
+    def _reason(self) -> str:
+        rate = "train.learning_rate" if self._phase == "head" else "train.fine_tune_learning_rate"
+        value = self._params.learning_rate if self._phase == "head" else self._params.fine_tune_learning_rate
+        if not self.model.trainable_variables:
+            return f"no weight of the phase '{self._phase}' is trainable. Unfreeze some: train.fine_tune_fraction above 0"
+        if value == 0:
+            return f"{rate} is 0, so no weight would ever change. Usual are 1e-4 to 1e-2; type: dvc exp run -S {rate}=1e-3"
+        return (
+            f"the first {self._num_steps} steps changed no weight at {rate} {value}: "
+            "all gradients are zero, or too small for the precision. Try train.precision=float32, and look at reports/validate/index.html for images that are all alike"
+        )
