@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 
 from stages import train
 from stages.shared import files, model, params
-from stages.shared.augmentation import apply_to_image, draw, epoch_rows, plan_sampling, random_numbers
-from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.errors import SourceError
+from stages.shared.params import TrainParams
 from stages.shared.prepared import Prepared
+from stages.shared.sampling import epoch_rows, plan_sampling
+from stages.shared.training.batches import PlainBatches, TrainBatches
+from stages.shared.training.optimizers import optimizer
 from tests.imports import ROOT
 
 SHIPPED = params.load(ROOT / "params.yaml")
@@ -26,7 +29,7 @@ def images() -> Prepared:
     generator = np.random.default_rng(0)
     labels = np.array([0] * 12 + [1] * 4)
     shard = generator.integers(0, 256, (16, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
-    return Prepared(("cat", "dog"), labels, tuple(f"{i}.png" for i in range(16)), SIZE_PX, (shard,))
+    return Prepared(("cat", "dog"), labels, tuple(f"{i}.png" for i in range(16)), SIZE_PX, (shard,), "")
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +51,18 @@ def test_class_weights_reach_the_loss(images: Prepared) -> None:
 
 def test_fit_sees_each_epoch_in_its_own_order(images: Prepared) -> None:
     """Keras asks for the batches of each epoch once, in order, and the epoch's number follows."""
-    made = batches(images)
     seen: list[tuple[int, int]] = []
-    original = made.__getitem__
 
     class Watched(TrainBatches):
         def __getitem__(self, index: int) -> Any:
-            seen.append((self.epoch, index))
+            seen.append((self.epoch, self.first_step + index))
             return super().__getitem__(index)
 
+    made = batches(images)
     watched = Watched(images, made.plan, made.policy, made.batch_size, made.seed)
-    inputs = {name: keras.Input(value.shape[1:], dtype=value.dtype, name=name) for name, value in original(0)[0].items()}
-    output = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(keras.ops.cast(inputs["image"], "float32")))
-    small = keras.Model(inputs, output)
+    small = keras.Sequential([keras.Input((SIZE_PX, SIZE_PX, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
     small.compile("sgd", "categorical_crossentropy")
-    clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: watched.start_epoch(7 + epoch))
+    clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: watched.start(7 + epoch))
     small.fit(watched, epochs=3, shuffle=False, verbose=0, callbacks=[clock])
     in_epochs = [[index for epoch, index in seen if epoch == number] for number in (7, 8, 9)]
     assert in_epochs == [list(range(len(made)))] * 3
@@ -70,29 +70,41 @@ def test_fit_sees_each_epoch_in_its_own_order(images: Prepared) -> None:
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_the_device_warps_as_the_page_shows() -> None:
-    """keras.ops.image.affine_transform and Pillow agree on a smooth picture, up to interpolation at the rim."""
-    policy = SHIPPED.augment.model_copy(
-        update={
-            "rotation_degrees": 20.0,
-            "width_shift": 0.2,
-            "height_shift": 0.1,
-            "shear": 0.2,
-            "zoom": 0.2,
-            "brightness": 0.1,
-            "contrast": 0.2,
-        }
-    )
-    axis = np.linspace(0, 3, 64)
-    smooth = (127 + 100 * np.sin(axis)[:, None, None] * np.cos(2 * axis)[None, :, None] * np.ones(3)).astype(np.uint8)
-    draws = draw(policy, random_numbers(policy.seed, 0, 8), 64)
-    layer = model.Augmentation("nearest")
-    warped = keras.ops.convert_to_numpy(layer(np.repeat(smooth[None], 8, axis=0), draws.transforms, draws.colours, training=True))
-    for number in range(8):
-        shown = apply_to_image(smooth, draws, number, "nearest")
-        assert np.abs(warped[number] - shown).mean() < 1.5
-    plain = keras.ops.convert_to_numpy(layer(smooth[None], draws.transforms[:1], draws.colours[:1], training=False))
-    assert np.array_equal(plain[0], smooth)
+def test_a_batch_is_the_same_whoever_asks_for_it(images: Prepared) -> None:
+    """Made ahead or alone, after a whole epoch or from the middle of one, asked for once or twice."""
+    whole, late = batches(images, mixup=0.4), batches(images, mixup=0.4)
+    whole.start(4)
+    of_epoch = [whole[index] for index in range(len(whole))]
+    late.start(4, first_step=2)
+    assert len(late) == len(whole) - 2
+    for index in (0, 0, 1):
+        for found, expected in zip(late[index], of_epoch[2 + index], strict=True):
+            assert np.array_equal(found, expected)
+    for found, expected in zip(batches(images, mixup=0.4).make(4, 3), of_epoch[3], strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_batches_of_the_next_epoch_are_made_ahead(images: Prepared) -> None:
+    made = batches(images)
+    last = len(made) - 1
+    made[last]
+    assert (1, 0) in made._made
+    plain = PlainBatches(images, 5)
+    plain[last]
+    assert (0, 0) in plain._made
+
+
+def test_training_tells_how_long_it_waited_for_data(images: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = batches(images)
+    make = made.make
+
+    def slowly(epoch: int, step: int) -> Any:
+        threading.Event().wait(0.05)
+        return make(epoch, step)
+
+    monkeypatch.setattr(made, "make", slowly)
+    made[0]
+    assert made.waited_s >= 0.05
 
 
 def test_the_backbone_sees_its_input_range(classifier: Any) -> None:
@@ -120,26 +132,63 @@ def test_unfreezing_a_fraction(batchnorm_training: bool) -> None:
     assert [weight.path for weight in built.weights] == order, "restoring the best weights relies on this order"
 
 
+def changed(**values: Any) -> TrainParams:
+    return SHIPPED.train.model_copy(update=values)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta"])
 def test_optimizers(name: str) -> None:
-    chosen = SHIPPED.train.model_copy(
-        update={"optimizer": name, "schedule": "constant", "clip_norm": 0.5, "weight_decay": 1e-3, "momentum": 0.8}
+    made = optimizer(
+        changed(optimizer=name, schedule="constant", clip_norm=0.5, weight_decay=1e-3, momentum=0.8, gradient_accumulation_steps=3),
+        1e-2,
+        10,
+        5,
     )
-    optimizer = train._optimizer(chosen, 1e-2, num_steps=10)
-    assert type(optimizer).__name__.lower() == name
-    assert float(optimizer.learning_rate) == pytest.approx(1e-2)
-    assert optimizer.global_clipnorm == 0.5
+    assert type(made).__name__.lower() == name
+    assert float(made.learning_rate) == pytest.approx(1e-2)
+    assert made.global_clipnorm == 0.5
+    assert made.gradient_accumulation_steps == 3
     if name in ("sgd", "rmsprop"):
-        assert optimizer.momentum == 0.8
+        assert made.momentum == 0.8
     batchnorm = keras.layers.BatchNormalization()
     batchnorm.build((None, 3))
-    assert not optimizer._use_weight_decay(batchnorm.gamma)
+    assert not made._use_weight_decay(batchnorm.gamma)
+    plain = optimizer(changed(optimizer=name, weight_decay=0.0, gradient_accumulation_steps=1), 1e-2, 10, 5)
+    assert not plain.weight_decay
+    assert plain.gradient_accumulation_steps is None
 
 
-def test_a_cosine_schedule_ends_at_zero() -> None:
-    optimizer = train._optimizer(SHIPPED.train.model_copy(update={"schedule": "cosine"}), 1e-2, num_steps=10)
-    optimizer.iterations.assign(10)
-    assert float(optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"schedule": "constant", "warmup_epochs": 0}, [1, 1, 1, 1]),
+        ({"schedule": "constant", "warmup_epochs": 1}, [0, 0.5, 1, 1]),
+        ({"schedule": "cosine", "warmup_epochs": 0}, [1, (1 + np.cos(np.pi / 8)) / 2, 0.5, 0]),
+        ({"schedule": "cosine", "warmup_epochs": 1}, [0, 0.5, (1 + np.cos(np.pi / 3)) / 2, 0]),
+    ],
+)
+def test_schedules(values: dict[str, Any], expected: list[float]) -> None:
+    """Rates at the steps 0, 1, 4 and 8 of 8, with 2 steps an epoch, as shares of the highest."""
+    made = optimizer(changed(**values), 1e-2, num_steps=8, steps_per_epoch=2)
+    found = []
+    for step in (0, 1, 4, 8):
+        made.iterations.assign(step)
+        found.append(float(made.learning_rate) / 1e-2)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch() -> None:
+    """Two steps on half batches change a weight as one on the whole, clipped alike."""
+    small, whole = (
+        optimizer(changed(optimizer="sgd", schedule="constant", clip_norm=1.0, gradient_accumulation_steps=n), 0.1, 9, 9) for n in (2, 1)
+    )
+    weights = [keras.Variable([1.0, 2.0]), keras.Variable([1.0, 2.0])]
+    halves = [np.array([3.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)]
+    for half in halves:
+        small.apply([keras.ops.convert_to_tensor(half)], [weights[0]])
+    whole.apply([keras.ops.convert_to_tensor(sum(halves) / 2)], [weights[1]])
+    assert np.allclose(keras.ops.convert_to_numpy(weights[0]), keras.ops.convert_to_numpy(weights[1]))
+    assert not np.allclose(keras.ops.convert_to_numpy(weights[0]), [1, 2])
 
 
 def test_the_best_epoch_is_kept_over_both_phases(classifier: Any) -> None:
@@ -150,7 +199,7 @@ def test_the_best_epoch_is_kept_over_both_phases(classifier: Any) -> None:
     classifier.set_weights([weight + 1 for weight in original])
     best.on_epoch_end(0, {"val_loss": float("nan")})
     best.on_epoch_end(1, {"val_loss": 0.7})
-    best.restore(classifier)
+    best.put_back(classifier)
     assert best.epoch == 0
     assert all(np.array_equal(now, before) for now, before in zip(classifier.get_weights(), original, strict=True))
 
@@ -181,5 +230,5 @@ def test_backbone_weights_are_loaded_and_others_refused(classifier: Any, tmp_pat
 
 def test_plain_batches_are_in_order(images: Prepared) -> None:
     made = PlainBatches(images, 5)
-    rows = np.concatenate([made[index][0]["image"] for index in range(len(made))])
+    rows = np.concatenate([made[index][0] for index in range(len(made))])
     assert np.array_equal(rows, images.gather(np.arange(16)))

@@ -164,6 +164,12 @@ class TrainParams(Section):
     deterministic: bool
     seed: Seed
 
+    @model_validator(mode="after")
+    def _one_hand_on_the_rate(self) -> TrainParams:
+        if self.schedule == "plateau" and self.warmup_epochs:
+            raise ValueError("schedule plateau sets the rate itself: warmup_epochs must be 0, or the schedule constant or cosine")
+        return self
+
 
 class Gate(Section):
     min: Finite | None = None

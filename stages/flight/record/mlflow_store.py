@@ -288,6 +288,8 @@ def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
             tags[names.TAG_RUN_NAME] = mask(record["name"])
         elif record["type"] == "stage-start":
             tags[names.TAG_DESCRIPTION] = description.while_running(record["stage"], record["time"])
+        elif record["type"] == "resumed":
+            tags[names.TAG_RESUMED] = record["run"]
     return tags
 
 

@@ -118,5 +118,6 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
             return f"{rate} is 0, so no weight would ever change. Usual are 1e-4 to 1e-2; type: dvc exp run -S {rate}=1e-3"
         return (
             f"the first {self._num_steps} steps changed no weight at {rate} {value}: "
-            "all gradients are zero, or too small for the precision. Try train.precision=float32, and look at reports/validate/index.html for images that are all alike"
+            "all gradients are zero, or too small for the precision. Try train.precision=float32, "
+            "and look at reports/validate/index.html for images that are all alike"
         )

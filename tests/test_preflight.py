@@ -1,0 +1,168 @@
+"""What cannot work ends before the first epoch, with the cause and the change to make; and BatchNorm's statistics anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from stages.shared import model, params
+from stages.shared.errors import TooLargeError, UntrainableError
+from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Setup, TrainEvidence
+from stages.shared.prepared import Prepared
+from stages.shared.rules.crash import out_of_memory
+from stages.shared.rules.outcome import Finding
+from stages.shared.sampling import plan_sampling
+from stages.shared.training.batches import TrainBatches
+from stages.shared.training.preflight import Preflight, check_memory
+from stages.shared.training.recalibration import Recalibration
+
+SHIPPED = params.load(Path(__file__).parent.parent / "params.yaml")
+SIZE_PX = 32
+
+
+@pytest.fixture
+def classifier() -> Any:
+    built = model.build_classifier(2, SIZE_PX, alpha=0.35, dropout=0.2, batchnorm_momentum=0.9, seed=0)
+    built.compile("sgd", "categorical_crossentropy")
+    built.optimizer.build(built.trainable_variables)
+    return built
+
+
+def batches(batch_size: int = 8, *, constant: bool = False) -> TrainBatches:
+    shape = (16, SIZE_PX, SIZE_PX, 3)
+    shard = np.full(shape, 90, np.uint8) if constant else np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    images = Prepared(("cat", "dog"), np.array([0, 1] * 8), tuple(map(str, range(16))), SIZE_PX, (shard,), "")
+    policy = SHIPPED.augment.model_copy(update={"brightness": 0.0, "contrast": 0.0})
+    return TrainBatches(images, plan_sampling(images.class_counts(), "none"), policy, batch_size, seed=3)
+
+
+def begun(classifier: Any, kept: list[Any], phase: str = "head", data: TrainBatches | None = None, **values: Any) -> Preflight:
+    chosen = SHIPPED.train.model_copy(update=values)
+    preflight = Preflight(data or batches(), chosen, phase, lambda name, part: kept.append((name, part)))
+    preflight.set_model(classifier)
+    preflight.set_params({"steps": 100, "epochs": 1})
+    preflight.on_train_begin()
+    return preflight
+
+
+def step(preflight: Preflight, classifier: Any, *, moves: bool) -> None:
+    if moves:
+        weight = classifier.trainable_variables[-2]
+        weight.assign(keras.ops.convert_to_numpy(weight) + 1e-3)
+    preflight.on_train_batch_end(0, {"loss": 0.75})
+
+
+def test_what_the_first_batch_shows_is_kept(classifier: Any) -> None:
+    kept: list[Any] = []
+    step(begun(classifier, kept), classifier, moves=True)
+    ((name, part),) = kept
+    assert name == "first_step"
+    assert isinstance(part, FirstStep)
+    assert part.loss == 0.75
+    assert part.untrained_loss == pytest.approx(np.log(2))
+    assert part.input_low == pytest.approx(-1, abs=0.01)
+    assert part.input_high == pytest.approx(1, abs=0.01)
+    assert part.input_mean == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("phase", "values", "told"),
+    [
+        ("head", {"learning_rate": 0}, r"train\.learning_rate is 0.*dvc exp run -S train\.learning_rate"),
+        ("fine-tune", {"fine_tune_learning_rate": 0}, r"train\.fine_tune_learning_rate is 0"),
+        ("head", {"learning_rate": 1e-30}, r"changed no weight at train\.learning_rate 1e-30"),
+    ],
+)
+def test_weights_that_do_not_move(classifier: Any, phase: str, values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UntrainableError, match=told):
+        step(begun(classifier, [], phase, **values), classifier, moves=False)
+
+
+def test_nothing_that_could_move(classifier: Any) -> None:
+    classifier.trainable = False
+    with pytest.raises(UntrainableError, match=r"train\.fine_tune_fraction"):
+        step(begun(classifier, [], "fine-tune"), classifier, moves=False)
+
+
+@pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 1), ({"gradient_accumulation_steps": 4}, 3)])
+def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[str, int], num_still: int) -> None:
+    preflight = begun(classifier, [], **values)
+    for _ in range(num_still):
+        step(preflight, classifier, moves=False)
+    with pytest.raises(UntrainableError):
+        step(preflight, classifier, moves=False)
+
+
+def test_a_training_that_goes_on_is_not_checked_again(classifier: Any) -> None:
+    classifier.optimizer.iterations.assign(7)
+    step(begun(classifier, [], learning_rate=0), classifier, moves=False)
+
+
+def test_a_wrong_input_range(classifier: Any) -> None:
+    classifier.get_layer("input_range").scale = 1.0
+    with pytest.raises(UntrainableError, match=r"Expected pictures in \[-1, 1\]"):
+        begun(classifier, [])
+
+
+def test_images_without_content(classifier: Any) -> None:
+    with pytest.raises(UntrainableError, match="standard deviation 0"):
+        begun(classifier, [], data=batches(constant=True))
+
+
+def test_a_batch_that_cannot_fit(classifier: Any) -> None:
+    kept: list[Any] = []
+    check_memory(classifier, batches(), lambda name, part: kept.append(part))
+    assert not kept
+    with pytest.raises(TooLargeError, match=r"train\.batch_size 100000000 needs at least .* GB at 32 px.*train\.batch_size \d+ fits"):
+        check_memory(classifier, batches(10**8), lambda name, part: kept.append(part))
+    (memory,) = kept
+    assert memory.needed_bytes > memory.free_bytes > 0
+    assert 16 < memory.largest_batch < 10**8
+    classifier.get_layer(model.BACKBONE_LAYER).trainable = False
+    frozen: list[Any] = []
+    check_memory(classifier, batches(10**6), lambda name, part: frozen.append(part))
+    assert not frozen, "a frozen backbone keeps nothing for the way back"
+
+
+def test_the_fix_is_the_batch_that_fits() -> None:
+    setup = Setup(
+        num_classes=2, num_train=9, num_val=9, batch_size=4096, steps_per_epoch=1, pretrained=False, num_trainable=1, optimizer="adam"
+    )
+    memory = Memory(needed_bytes=10**11, free_bytes=10**10, largest_batch=300)
+    chosen = SHIPPED.model_copy(update={"train": SHIPPED.train.model_copy(update={"batch_size": 4096})})
+    failure = Failure(stage="train", kind="out-of-memory", cause="too large")
+    for found, expected in ((memory, 256), (None, 2048)):
+        finding = out_of_memory(Evidence(train=TrainEvidence(setup=setup, memory=found), failure=failure), chosen)
+        assert isinstance(finding, Finding)
+        assert finding.fix[0]["to"] == expected
+
+
+def test_recalibration_gives_the_statistics_of_the_images(classifier: Any) -> None:
+    data = batches(batch_size=8)
+    recalibration = Recalibration(data, num_images=16)
+    recalibration.set_model(classifier)
+    kernels = [np.array(keras.ops.convert_to_numpy(weight)) for weight in classifier.trainable_variables]
+    recalibration.on_test_begin()
+    first = model.batchnorm_layers(classifier)[0]
+    images = np.concatenate([data.make(0, index)[0] for index in range(2)])
+    scaled = classifier.get_layer("input_range")(images)
+    convolved = keras.ops.convert_to_numpy(classifier.get_layer(model.BACKBONE_LAYER).get_layer("Conv1")(scaled))
+    assert np.allclose(keras.ops.convert_to_numpy(first.moving_mean), convolved.mean(axis=(0, 1, 2)), atol=1e-4)
+    assert np.allclose(keras.ops.convert_to_numpy(first.moving_variance), convolved.var(axis=(0, 1, 2)), rtol=1e-3)
+    assert first.momentum == 0.9
+    assert all(
+        np.array_equal(old, keras.ops.convert_to_numpy(new)) for old, new in zip(kernels, classifier.trainable_variables, strict=True)
+    )
+
+
+def test_frozen_batchnorm_is_left_alone(classifier: Any) -> None:
+    classifier.get_layer(model.BACKBONE_LAYER).trainable = False
+    before = classifier.get_weights()
+    recalibration = Recalibration(batches(), num_images=16)
+    recalibration.set_model(classifier)
+    recalibration.on_test_begin()
+    assert all(np.array_equal(old, new) for old, new in zip(before, classifier.get_weights(), strict=True))
