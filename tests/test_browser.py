@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stages import validate
+from stages import augment, validate
 from stages.flight.record import experiment, names
 from stages.shared.params import load
+from stages.shared.prepared import Prepared
 from stages.shared.quality.scan import scan
 from tests import bad_images, servers, tiny
+from tests.policies import EVERYTHING
 
 CHROMIUM = shutil.which("chromium")
 WAIT_MS = 60_000
@@ -145,6 +148,26 @@ def test_the_data_quality_report_from_its_file(messy: Path, browser: Any, width:
     assert page.url.count("#") == 1
     assert faults == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_augmentation_report_from_its_file(browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+    """Of a policy that is too strong in all ways, for classes with long names: nothing is wider than the screen, pictures are drawn."""
+    names = tuple(f"a class with rather a long name, the {number}th" for number in range(30))
+    images = np.random.default_rng(0).integers(0, 256, (180, 32, 32, 3), dtype=np.uint8)
+    train_set = Prepared(names, np.arange(180) % 30, ("",) * 180, 32, (images,), "")
+    absurd = EVERYTHING.model_copy(update={"width_shift": 0.9, "brightness": 0.9, "random_erasing": 1.0, "mixup": 9.0, "cutmix": 9.0})
+    augment.write(augment.augment(train_set, absurd), train_set, tmp_path / "augmented", tmp_path / "report")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults = faults_of(page)
+    page.goto((tmp_path / "report/index.html").as_uri())
+    page.screenshot(path=tmp_path / "whole.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 176
+    assert "-S augment.width_shift=0.2" in page.locator("pre").inner_text()
+    assert faults == []
     page.close()
 
 

@@ -161,11 +161,21 @@ def mix_targets(targets: NDArray[np.float32], draws: Draws) -> NDArray[np.float3
     return shares * targets + (1 - shares) * targets[::-1]
 
 
-def variants(train_set: Prepared, policy: AugmentParams, num_variants: int) -> list[list[Images]]:
+def variants(train_set: Prepared, policy: AugmentParams, num_variants: int, labels: Sequence[int]) -> list[list[Images]]:
     """For each class an original and changed images, as training changes them (but not mixed), each (size_px, size_px, 3)."""
-    rows = []
-    for label in range(len(train_set.classes)):
-        original = train_set.image(int(np.flatnonzero(train_set.labels == label)[0]))
-        draws = draw(policy, random_numbers(policy.seed, 0, num_variants), train_set.size_px)
-        rows.append([np.asarray(original), *change([original] * num_variants, draws, policy.fill_mode)])
-    return rows
+    draws = draw(policy, random_numbers(policy.seed, 0, num_variants), train_set.size_px)
+    originals = [_example(train_set, label) for label in labels]
+    return [[original, *change([original] * num_variants, draws, policy.fill_mode)] for original in originals]
+
+
+def mixtures(train_set: Prepared, policy: AugmentParams, labels: Sequence[int]) -> list[tuple[Images, float, int, int]]:
+    """A mixed image for each class and its neighbour in ``labels``: the image, the first's share, and both."""
+    pairs = list(zip(labels, [*labels[1:], labels[0]], strict=True))
+    batch = [*(first for first, _ in pairs), *(second for _, second in reversed(pairs))]  # so that they are partners
+    draws = draw(policy, random_numbers(policy.seed, 0, len(batch)), train_set.size_px)
+    mixed = mix(change([_example(train_set, label) for label in batch], draws, policy.fill_mode), draws)
+    return [(image, float(share), *pair) for image, share, pair in zip(mixed, draws.shares, pairs, strict=False)]
+
+
+def _example(train_set: Prepared, label: int) -> Images:
+    return np.asarray(train_set.image(int(np.flatnonzero(train_set.labels == label)[0])))

@@ -80,8 +80,10 @@ def load_backbone(classifier: Any, folder: Path) -> bool:
     return True
 
 
-def pooled(classifier: Any) -> Any:
-    """The part of the classifier that makes features: images as for the whole to (n, num_features) float32."""
+def pooled_backbone(folder: Path, size_px: int, alpha: float) -> Any:
+    """The backbone of ``folder`` as images (n, size_px, size_px, 3), 0 to 255, to features (n, num_features) float32."""
+    classifier = build_classifier(2, size_px, alpha=alpha, dropout=0.0, batchnorm_momentum=0.9, seed=0)
+    load_backbone(classifier, folder)
     return keras.Model(classifier.input, classifier.get_layer("pool").output, name="features")
 
 

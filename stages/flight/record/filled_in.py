@@ -28,7 +28,8 @@ def from_report(stage: str, report: Path, log: Journal) -> None:
         summary = files.read_json(report / "summary.json")
         log.metrics(stage, {name: summary[name] for name in ("num_images", "num_ok", "num_quarantined")})
     elif stage == "augment":
-        log.metrics(stage, files.read_json(report / "summary.json")["strength"])
+        summary = files.read_json(report / "summary.json")
+        log.metrics(stage, {**summary["strength"], **{f"probe_{name}": value for name, value in (summary["probe"] or {}).items()}})
     elif stage == "train":
         with (report / "history.csv").open(encoding="utf-8", newline="") as file:
             for step, row in enumerate(csv.DictReader(file)):

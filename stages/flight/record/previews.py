@@ -33,9 +33,10 @@ def write(stage: str, workspace: Path, folder: Path) -> None:
     elif stage == "augment":
         policy = AugmentParams.model_validate(files.read_json(workspace / "data/augmented/policy.json"))
         train_set = prepared.read(arrays, "train")
-        rows = zip(train_set.classes, variants(train_set, policy, NUM_COLUMNS - 1), strict=True)
+        shown = range(min(MAX_ROWS, len(train_set.classes)))
+        rows = zip(train_set.classes, variants(train_set, policy, NUM_COLUMNS - 1, shown), strict=False)
         tiles = [[(label if number == 0 else "", image) for number, image in enumerate(row)] for label, row in rows]
-        _save(tiles[:MAX_ROWS], folder / "augmented_images.png")
+        _save(tiles, folder / "augmented_images.png")
     elif stage == "evaluate":
         mistakes = _mistakes(prepared.read(arrays, "test"), workspace / "reports/evaluate/predictions.csv")
         _save([mistakes[start : start + NUM_COLUMNS] for start in range(0, len(mistakes), NUM_COLUMNS)], folder / "worst_mistakes.png")

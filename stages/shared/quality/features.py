@@ -24,17 +24,17 @@ def features(raw: Path, image_paths: Sequence[str], backbone: Path, alpha: float
     trained = bool(files.read_json(backbone / "backbone.json")["weights"])
     side = BACKBONE_SIDE if trained else PIXELS_SIDE
     rows: list[NDArray[np.float32]] = []
+    network = _backbone(backbone, alpha) if trained else None
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        model = _pooled_backbone(backbone, alpha) if trained else None
         for start in range(0, len(image_paths), BATCH):
             pixels = np.stack(list(pool.map(lambda path: load_square(raw / path, side), image_paths[start : start + BATCH])))
-            rows.append(pixels.reshape(len(pixels), -1).astype(np.float32) if model is None else np.asarray(model.predict_on_batch(pixels)))
+            rows.append(
+                pixels.reshape(len(pixels), -1).astype(np.float32) if network is None else np.asarray(network.predict_on_batch(pixels))
+            )
     return np.concatenate(rows), trained
 
 
-def _pooled_backbone(backbone: Path, alpha: float) -> Any:
-    from stages.shared import model
+def _backbone(folder: Path, alpha: float) -> Any:
+    from stages.shared import model  # TensorFlow takes seconds to load
 
-    classifier = model.build_classifier(2, BACKBONE_SIDE, alpha=alpha, dropout=0.0, batchnorm_momentum=0.9, seed=0)
-    model.load_backbone(classifier, backbone)
-    return model.pooled(classifier)
+    return model.pooled_backbone(folder, BACKBONE_SIDE, alpha)

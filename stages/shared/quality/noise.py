@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stages.shared.linear_probe import linear_probe
 from stages.shared.quality import issues
 from stages.shared.quality.features import features
 from stages.shared.quality.findings import with_labels
 
 NUM_FOLDS = 5
-NUM_COMPONENTS = 100  # of the features, that the probe looks at
 # Share that the probe must give to another class before a label is doubted. With 3 % of the labels changed at random, this found 64 % of
 # them among 700 photos by the features of ImageNet's backbone, and doubted no other; by the pixels of the 4,600 images of the sample it
 # found 9 %, and 6 others.
@@ -49,16 +49,11 @@ def doubtful(features: NDArray[np.float32], labels: pd.Series[str], sure: float)
         sure: the share that the probe must give to the other class.
     """
     from cleanlab.filter import find_label_issues
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     codes, classes = pd.factorize(labels, sort=True)
     smallest_fit = len(labels) * (NUM_FOLDS - 1) // NUM_FOLDS
-    parts = min(NUM_COMPONENTS, smallest_fit - 1, features.shape[1])
-    probe = make_pipeline(PCA(parts, random_state=0), StandardScaler(), LogisticRegression(C=0.1, max_iter=300, class_weight="balanced"))
+    probe = linear_probe(smallest_fit, features.shape[1])
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     # Rounded, so that the last bits, in which processors differ, decide nothing.
     shares = cross_val_predict(probe, features, codes, cv=folds, method="predict_proba").round(3)
