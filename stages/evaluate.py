@@ -1,9 +1,12 @@
-"""data/model, data/prepared (test) → reports/evaluate: figures with confidence intervals, confusion, worst mistakes, gates."""
+"""data/model, data/prepared (test, train) → reports/evaluate, data/exported: figures with confidence intervals, gates, models for phones.
+
+Without Keras's TensorFlow backend, which the conversion needs, nothing is exported.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.flight.record import journal
-from stages.shared import files, page, paths, prepared
-from stages.shared.params import Gate, GateMetric, load
+from stages.shared import files, lite, page, paths, prepared
+from stages.shared.params import ExportFormat, Gate, GateMetric, load
 from stages.shared.scores import METRICS, confusion_matrix, interval, score
 from stages.shared.thumbnails import thumbnails
 
@@ -80,19 +83,46 @@ def _judge_gates(gates: Mapping[GateMetric, Gate], values: dict[str, float]) -> 
     }
 
 
-def predict(folder: Path, images: prepared.Prepared, batch_size: int) -> NDArray[np.float32]:
+def predict(classifier: Any, images: prepared.Prepared, batch_size: int) -> NDArray[np.float32]:
     """Class probabilities of every image, (n, num_classes) float32."""
     import keras
 
-    from stages.shared import model
-
-    classifier = model.load(folder)
     batches = [np.arange(start, min(start + batch_size, len(images.labels))) for start in range(0, len(images.labels), batch_size)]
     found = [classifier.predict_on_batch(images.gather(rows).astype(np.float32)) for rows in batches]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in found]).astype(np.float32)
 
 
-def write(result: Evaluation, image_paths: tuple[str, ...], raw: Path, report: Path) -> None:
+def export(classifier: Any, formats: Sequence[ExportFormat], result: Evaluation, images: Path, log: journal.Journal) -> list[lite.Exported]:
+    """The classifier as LiteRT models, each run on the test split; none, and a sentence, for what cannot be converted or run."""
+    import keras
+
+    if formats and keras.backend.backend() != "tensorflow":
+        log.say(
+            f"nothing exported: Keras computes on {keras.backend.backend()}, and LiteRT's converter needs it on tensorflow. "
+            "Type: KERAS_BACKEND=tensorflow dvc repro -f evaluate"
+        )
+        return []
+    exported = []
+    for name, content in lite.convert(classifier, formats, prepared.read(images, "train")).items():
+        ran = lite.run(content, images, "test")
+        if ran is None:
+            log.say(f"warning: {name} not exported: LiteRT crashes on it, as on models whose weights have become extreme")
+        else:
+            exported.append(lite.compare(name, content, result.labels, result.probabilities, ran))
+    return exported
+
+
+def write_models(exported: Sequence[lite.Exported], classes: Sequence[str], folder: Path) -> None:
+    """A .tflite file for each format, and labels.txt with the class of each output; an empty folder if there is none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for model in exported:
+        (folder / f"{model.format}.tflite").write_bytes(model.content)
+    if exported:
+        files.write_text(folder / "labels.txt", "".join(f"{label}\n" for label in classes))
+
+
+def write(result: Evaluation, exported: Sequence[lite.Exported], image_paths: tuple[str, ...], raw: Path, report: Path) -> None:
     """metrics.json, the tables, gates.json, and the page."""
     shutil.rmtree(report, ignore_errors=True)
     files.write_json(report / "metrics.json", result.metrics)
@@ -100,6 +130,8 @@ def write(result: Evaluation, image_paths: tuple[str, ...], raw: Path, report: P
     files.write_csv(report / "per_class.csv", list(result.per_class[0]), (list(row.values()) for row in result.per_class))
     table = ([label, *map(int, row)] for label, row in zip(result.classes, result.confusion, strict=True))
     files.write_csv(report / "confusion_matrix.csv", ["actual \\ predicted", *result.classes], table)
+    models = ([model.format, *(model.figures[name] for name in lite.FIGURES)] for model in exported)
+    files.write_csv(report / "exported.csv", ["format", *lite.FIGURES], models)
     predicted, confidence = result.predicted, result.probabilities.max(axis=1)
     names = [[result.classes[number] for number in numbers] for numbers in (result.labels, predicted)]
     rows = zip(image_paths, *names, (f"{value:.6f}" for value in confidence), strict=True)
@@ -115,7 +147,7 @@ def write(result: Evaluation, image_paths: tuple[str, ...], raw: Path, report: P
         }
         for row in worst
     ]
-    content = {"result": result, "confusion": result.confusion.tolist(), "mistakes": mistakes, "pictures": pictures}
+    content = {"result": result, "exported": exported, "confusion": result.confusion.tolist(), "mistakes": mistakes, "pictures": pictures}
     files.write_text(report / "index.html", page.render("evaluate.html", **content))
 
 
@@ -126,22 +158,39 @@ def _worst_mistakes(result: Evaluation) -> list[int]:
     return [int(row) for row in wrong[np.lexsort((wrong, -confidence))][:NUM_WORST]]
 
 
-def main(log: journal.Journal) -> None:
-    from stages.shared import devices
-
-    params = load(paths.PARAMS)
-    log.write("setting", stage="evaluate", values=devices.set_up(params.train))
-    images = prepared.read(paths.PREPARED, "test")
-    result = evaluate(images.classes, images.labels, predict(paths.MODEL, images, params.train.batch_size), params.evaluate.gates)
-    write(result, images.image_paths, paths.RAW, paths.EVALUATE_REPORT)
-    log.metrics("evaluate", result.metrics)
-    log.metrics("evaluate", {f"recall/{row['label']}": row["recall"] for row in result.per_class})
+def tell(result: Evaluation, exported: Sequence[lite.Exported], log: journal.Journal) -> None:
+    """All figures to the journal, and the main ones to the person."""
     metrics = result.metrics
+    log.metrics("evaluate", metrics)
+    log.metrics("evaluate", {f"recall/{row['label']}": row["recall"] for row in result.per_class})
     log.say(f"test accuracy {metrics['accuracy']:.3f} ({metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f})")
     for name, gate in result.gates.items():
         if not gate["passed"]:
             wanted = f"at least {gate['min']}" if "min" in gate else f"at most {gate['max']}"
             log.say(f"gate missed: {name} is {gate['value']:.3f}, wanted {wanted}")
+    for model in exported:
+        found = {**model.figures, "latency_ms": model.latency_ms}
+        log.metrics("evaluate", {f"export/{model.format}/{name}": found[name] for name in ("accuracy", "bytes", "latency_ms")})
+        log.say(
+            f"exported {model.format}: {found['bytes'] / 1e6:.2f} MB, accuracy {found['accuracy']:.3f} ({found['accuracy_change']:+.3f}), "
+            f"{found['latency_ms']:.2g} ms an image on one thread"
+        )
+        if model.warning:
+            log.say(f"warning: {model.warning}")
+
+
+def main(log: journal.Journal) -> None:
+    from stages.shared import devices, model
+
+    params = load(paths.PARAMS)
+    log.write("setting", stage="evaluate", values=devices.set_up(params.train))
+    images = prepared.read(paths.PREPARED, "test")
+    classifier = model.load(paths.MODEL)
+    result = evaluate(images.classes, images.labels, predict(classifier, images, params.train.batch_size), params.evaluate.gates)
+    exported = export(classifier, params.evaluate.export, result, paths.PREPARED, log)
+    write_models(exported, images.classes, paths.EXPORTED)
+    write(result, exported, images.image_paths, paths.RAW, paths.EVALUATE_REPORT)
+    tell(result, exported, log)
 
 
 if __name__ == "__main__":

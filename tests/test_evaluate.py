@@ -177,10 +177,18 @@ def test_report_has_the_same_bytes_each_time_and_says_what_was_found(tmp_path: P
     classes = ("cat", "dog", "owl", "<b>pig")
     for name in ("first", "second", "second"):
         result = stage.evaluate(classes, labels, probabilities, {"accuracy": Gate(min=0.99)})
-        stage.write(result, image_paths, tmp_path / "raw", tmp_path / name)
+        stage.write(result, [], image_paths, tmp_path / "raw", tmp_path / name)
     first = tree(tmp_path / "first")
     assert tree(tmp_path / "second") == first
-    assert set(first) == {"confusion_matrix.csv", "gates.json", "index.html", "metrics.json", "per_class.csv", "predictions.csv"}
+    assert set(first) == {
+        "confusion_matrix.csv",
+        "exported.csv",
+        "gates.json",
+        "index.html",
+        "metrics.json",
+        "per_class.csv",
+        "predictions.csv",
+    }
 
     values = json.loads(first["metrics.json"])
     assert set(values) == {f"{name}{end}" for name in scores.METRICS for end in ("", "_low", "_high")}

@@ -250,10 +250,22 @@ def test_the_log_of_a_stage_passes_without_tensorflows_notes(capfd: pytest.Captu
 
     stderr = StageStderr()
     note = b"I0000 00:00:1795545867.162482    7452 port.cc:153] oneDNN custom operations are on.\n"
-    for part in (b"validate:  10%\rvalid", b"ate: 100%\n", note[:30], note[30:], b"Important", b" message\n", b"Warning: keep\nlast"):
+    lite = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nfully_quantize: 0, inference_type: 6\n"
+    for part in (
+        b"validate:  10%\rvalid",
+        b"ate: 100%\n",
+        note[:30],
+        note[30:],
+        lite[:9],
+        lite[9:60],
+        lite[60:],
+        b"fully yours\nImportant",
+        b" message\n",
+        b"Warning: keep\nlast",
+    ):
         os.write(stderr.writing_end, part)
     kept = stderr.finish(timeout_s=10)
-    assert capfd.readouterr().err == "validate:  10%\rvalidate: 100%\nImportant message\nWarning: keep\nlast"
+    assert capfd.readouterr().err == "validate:  10%\rvalidate: 100%\nfully yours\nImportant message\nWarning: keep\nlast"
     assert "oneDNN" in kept
     assert kept.splitlines()[-2:] == ["Warning: keep", "last"]
     assert "Important message" in kept

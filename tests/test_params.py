@@ -215,3 +215,14 @@ def test_every_parameter_has_a_comment() -> None:
     assert len(found) == sum(len(section) for section in read_yaml(SHIPPED).values())
     bare = [lines[i].strip() for i in found if "# " not in lines[i] and not lines[i - 1].strip().startswith("# ")]
     assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("formats", "told"),
+    [(["int4"], "'int4' is not allowed"), (["int8", "float32", "int8"], "expected each format once"), ("int8", "'int8'")],
+)
+def test_formats_of_the_export(formats: Any, told: str) -> None:
+    message = faults(changed(evaluate__export=formats))
+    assert "evaluate.export" in message
+    assert told in message
+    assert parse(changed(evaluate__export=[])).evaluate.export == []

@@ -28,6 +28,7 @@ TINY = {
     "train.batch_size": 32,
     "train.epochs": 2,
     "evaluate.gates": {"accuracy": {"min": 0.0}},
+    "evaluate.export": [],
 }
 MADE_BY_RUNS = (".flight", "mlflow.db", "mlruns")
 GIT_IDENTITY = ("-c", "user.name=tiny", "-c", "user.email=tiny@localhost")

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -34,6 +34,7 @@ def _known_alpha(value: float) -> float:
 
 Alpha = Annotated[float, AfterValidator(_known_alpha)]
 GateMetric = Literal["accuracy", "macro_recall", "macro_f1", "expected_calibration_error"]
+ExportFormat = Literal["float32", "float16", "int8"]
 
 
 class Section(BaseModel):
@@ -184,6 +185,14 @@ class Gate(Section):
 
 class EvaluateParams(Section):
     gates: dict[GateMetric, Gate]
+    export: list[ExportFormat]
+
+    @field_validator("export")
+    @classmethod
+    def _each_once(cls, formats: list[ExportFormat]) -> list[ExportFormat]:
+        if len(set(formats)) < len(formats):
+            raise ValueError("expected each format once")
+        return formats
 
 
 class Params(Section):

@@ -21,6 +21,7 @@ AUGMENT_REPORT = Path("reports/augment")
 MODEL = Path("data/model")
 TRAIN_REPORT = Path("reports/train")
 
+EXPORTED = Path("data/exported")
 EVALUATE_REPORT = Path("reports/evaluate")
 
 DIAGNOSE_REPORT = Path("reports/diagnose")

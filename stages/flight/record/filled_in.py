@@ -40,3 +40,6 @@ def from_report(stage: str, report: Path, log: Journal) -> None:
         log.metrics(stage, files.read_json(report / "metrics.json"))
         with (report / "per_class.csv").open(encoding="utf-8", newline="") as file:
             log.metrics(stage, {f"recall/{row['label']}": float(row["recall"]) for row in csv.DictReader(file)})
+        with (report / "exported.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):  # latency is in no report: it differs from run to run
+                log.metrics(stage, {f"export/{row['format']}/{name}": float(row[name]) for name in ("accuracy", "bytes")})

@@ -1,4 +1,4 @@
-"""What a stage writes to standard error, passed on without TensorFlow's start-up notes; the last lines are kept."""
+"""What a stage writes to standard error, passed on without TensorFlow's notes; the last lines are kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import threading
 from collections import deque
 
 # TensorFlow 2.21 prints these whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow/tensorflow#100442): level, date, thread, file.cc:line].
+# The last two come from its conversion to LiteRT and from LiteRT, which have no level that a program could set.
 NOTE = re.compile(
     rb"^(?:[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./]+\.cc:\d+\]"
     rb"|WARNING: All log messages before absl::InitializeLog"
-    rb"|To enable the following instructions:)"
+    rb"|To enable the following instructions:"
+    rb"|fully_quantize: \d"
+    rb"|INFO: Created TensorFlow Lite XNNPACK delegate)"
 )
 # A line that may yet become a note is held back until it is whole or longer than this.
 LONGEST_START = 80
@@ -51,7 +54,7 @@ class StageStderr:
                     self._forward(line + b"\n")
                 self._keep(passed + line)
                 passed = b""
-            may_become_note = not passed and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T")
+            may_become_note = not passed and len(rest) < LONGEST_START and rest[:1] in (b"I", b"W", b"E", b"T", b"f")
             is_note = not passed and NOTE.match(rest)
             held = rest if may_become_note or is_note else b""
             if rest and not held:
