@@ -89,7 +89,7 @@ def test_nothing_that_could_move(classifier: Any) -> None:
 
 
 @pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 1), ({"gradient_accumulation_steps": 4}, 3)])
-def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[str, int], num_still: int) -> None:
+def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[str, Any], num_still: int) -> None:
     preflight = begun(classifier, [], **values)
     for _ in range(num_still):
         step(preflight, classifier, moves=False)
