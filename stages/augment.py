@@ -16,9 +16,10 @@ from PIL import Image
 from stages.flight.record import journal
 from stages.shared import excess, files, page, paths
 from stages.shared.augmentation import Images, mixtures, variants
+from stages.shared.linear_probe import Features, pretrained_features
 from stages.shared.params import AugmentParams, load
 from stages.shared.prepared import Prepared, read
-from stages.shared.recognition import Features, Recognition, pretrained_features, recognise
+from stages.shared.recognition import Recognition, recognise
 from stages.shared.sampling import SamplingPlan, plan_sampling
 from stages.shared.strength import Strength, count_levels, is_weak, measure_strength
 from stages.shared.thumbnails import data_uri

@@ -14,8 +14,9 @@ import pytest
 
 from stages import augment as stage
 from stages.flight.record import filled_in, journal
-from stages.shared import files, recognition
+from stages.shared import files
 from stages.shared.evidence import gather
+from stages.shared.linear_probe import Features
 from stages.shared.params import AugmentParams
 from stages.shared.prepared import Prepared
 from tests.policies import EVERYTHING, IDENTITY, SHIPPED, SIZE_PX, by_rows, policy, upright
@@ -84,7 +85,7 @@ def test_the_page_of_hundreds_of_classes_is_bounded(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_page_says_the_outcome(chosen: AugmentParams, features: recognition.Features | None, words: list[str], tmp_path: Path) -> None:
+def test_the_page_says_the_outcome(chosen: AugmentParams, features: Features | None, words: list[str], tmp_path: Path) -> None:
     train_set = upright()
     stage.write(stage.augment(train_set, chosen, features), train_set, tmp_path / "augmented", tmp_path / "report")
     html = re.sub(r"\s+", " ", (tmp_path / "report/index.html").read_text())

@@ -90,9 +90,15 @@ def test_a_second_process_with_the_same_training_keeps_off(tmp_path: Path) -> No
     program = f"""
 from pathlib import Path
 from stages.shared.training.checkpoints import Checkpoints
-assert not Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r}).is_ours
+store = Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r})
+assert not store.is_ours
+assert store.load() is None
+store.remove()
 """
+    (store.folder / ".20").write_bytes(b"in the making")
     subprocess.run([sys.executable, "-c", program], check=True)
+    assert (store.folder / ".20").exists()
+    assert newest(store) == 3
     assert store.is_ours
     del store
     assert Checkpoints(tmp_path, INPUTS).is_ours

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages import augment as stage
-from stages.shared import excess, files, recognition
+from stages.shared import excess, files, linear_probe, recognition
 from stages.shared.prepared import Prepared
 from stages.shared.strength import measure_strength
 from tests.policies import SIZE_PX, STRONG, by_rows, policy, upright
@@ -79,7 +79,7 @@ def test_the_probe_looks_at_few_images_evenly_over_classes(num_classes: int, eac
 
 def test_features_come_from_a_pretrained_backbone_alone(tmp_path: Path) -> None:
     (tmp_path / "backbone.json").write_text('{"weights": ""}')
-    assert recognition.pretrained_features(tmp_path, SIZE_PX, 0.35) is None
+    assert linear_probe.pretrained_features(tmp_path, SIZE_PX, 0.35) is None
     assert stage.augment(upright(), STRONG).summary()["probe"] is None
     assert stage.augment(upright(), STRONG).summary()["drops_by_probe"] == {}
 
@@ -99,7 +99,7 @@ def test_a_real_backbone_is_probed(tmp_path: Path) -> None:
     images[labels == 0, ::4] += 180
     images[labels == 1, :, ::4] += 180
     train_set = Prepared(("across", "along"), labels, ("",) * 120, 32, (images,), "")
-    features = recognition.pretrained_features(tmp_path, 32, 0.35)
+    features = linear_probe.pretrained_features(tmp_path, 32, 0.35)
     assert features is not None
     mild = recognition.recognise(train_set, policy(horizontal_flip=True, brightness=0.05), features)
     assert mild == recognition.recognise(train_set, policy(horizontal_flip=True, brightness=0.05), features)

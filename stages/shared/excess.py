@@ -22,8 +22,6 @@ USUAL_MOST = {
     "mixup": 0.4,
     "cutmix": 1,
 }
-
-
 GEOMETRY = ("rotation_degrees", "width_shift", "height_shift", "shear", "zoom")
 
 
@@ -41,7 +39,7 @@ LIMITS = (
     Limit(
         "mean_share_outside",
         0.25,
-        ("rotation_degrees", "width_shift", "height_shift", "shear", "zoom"),
+        GEOMETRY,
         "of an image comes from outside it",
     ),
     # Random erasing covers 0.18 of an image: at this limit, five of six images.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.shared import files
-from stages.shared.augmentation import Images, change, draw, random_numbers
-from stages.shared.linear_probe import linear_probe
+from stages.shared.augmentation import change, draw, random_numbers
+from stages.shared.linear_probe import Features, linear_probe
 from stages.shared.params import AugmentParams
 from stages.shared.prepared import Prepared
 
@@ -21,15 +18,12 @@ from stages.shared.prepared import Prepared
 MAX_IMAGES, MAX_ALONE = 600, 100
 # Few classes with many images each tell more of a policy than many with few.
 MAX_CLASSES, LEAST_IMAGES = 30, 6
-BATCH = 64
 # On photos of cats and dogs all upper ends of the sensible ranges together cost 0.055, with random erasing of half of the images 0.09;
 # turning them upside down cost 0.175, and a policy that nobody would learn from 0.5.
 LARGE_DROP = 0.15
 BEYOND_CHANCE = 2.6  # standard deviations: by chance in one of two hundred policies
 # What a policy is made of, as far as a change of one image by itself goes.
 PARAMS = ("rotation_degrees", "width_shift", "height_shift", "shear", "zoom", "horizontal_flip", "brightness", "contrast", "random_erasing")
-
-Features = Callable[[Images], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -49,18 +43,6 @@ class Recognition:
     def figures(self) -> dict[str, Any]:
         """All but the drops by parameter."""
         return {name: value for name, value in asdict(self).items() if name != "drops"}
-
-
-def pretrained_features(backbone: Path, size_px: int, alpha: float) -> Features | None:
-    """What makes features of images, (n, size_px, size_px, 3) to (n, num_features); None if the backbone starts from random weights."""
-    if not files.read_json(backbone / "backbone.json")["weights"]:
-        return None
-    from stages.shared import model  # TensorFlow takes seconds to load
-
-    network = model.pooled_backbone(backbone, size_px, alpha)
-    return lambda images: np.concatenate(
-        [np.asarray(network.predict_on_batch(images[start : start + BATCH])) for start in range(0, len(images), BATCH)]
-    )
 
 
 def only(policy: AugmentParams, name: str) -> AugmentParams:

@@ -5,36 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.shared import files
 from stages.shared.images import load_square
+from stages.shared.linear_probe import BATCH, pretrained_features
 
 PIXELS_SIDE = 20  # of a thumbnail whose colours are the features
 BACKBONE_SIDE = 160
-BATCH = 64
 
 
 def features(raw: Path, image_paths: Sequence[str], backbone: Path, alpha: float) -> tuple[NDArray[np.float32], bool]:
     """One row an image, (num_images, num_features), and whether a trained backbone made them."""
-    trained = bool(files.read_json(backbone / "backbone.json")["weights"])
-    side = BACKBONE_SIDE if trained else PIXELS_SIDE
+    of_backbone = pretrained_features(backbone, BACKBONE_SIDE, alpha)
+    side, of_images = (PIXELS_SIDE, _colours) if of_backbone is None else (BACKBONE_SIDE, of_backbone)
     rows: list[NDArray[np.float32]] = []
-    network = _backbone(backbone, alpha) if trained else None
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:
         for start in range(0, len(image_paths), BATCH):
-            pixels = np.stack(list(pool.map(lambda path: load_square(raw / path, side), image_paths[start : start + BATCH])))
-            rows.append(
-                pixels.reshape(len(pixels), -1).astype(np.float32) if network is None else np.asarray(network.predict_on_batch(pixels))
-            )
-    return np.concatenate(rows), trained
+            pixels = pool.map(lambda path: load_square(raw / path, side), image_paths[start : start + BATCH])
+            rows.append(of_images(np.stack(list(pixels))))
+    return np.concatenate(rows), of_backbone is not None
 
 
-def _backbone(folder: Path, alpha: float) -> Any:
-    from stages.shared import model  # TensorFlow takes seconds to load
-
-    return model.pooled_backbone(folder, BACKBONE_SIDE, alpha)
+def _colours(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)

@@ -38,8 +38,9 @@ class Checkpoints:
         except OSError:
             self.is_ours = False  # the same training runs elsewhere at this moment
         os.utime(self.folder)
-        for cut_off in self.folder.glob(".*"):
-            cut_off.unlink()
+        if self.is_ours:
+            for cut_off in self.folder.glob(".*"):
+                cut_off.unlink()
         _forget_others(folder, self.folder)
 
     def save(self, number: int, arrays: Mapping[str, NDArray[Any]], state: Mapping[str, Any]) -> None:
@@ -69,11 +70,12 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Forget the training, as when it is done or is to begin anew."""
-        for path in self.folder.glob("*.npz"):
+        for path in self._files():
             path.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.npz"), reverse=True)
+        """The newest first; none where another process has the training in hand."""
+        return sorted(self.folder.glob("*.npz"), reverse=True) if self.is_ours else []
 
 
 def _forget_others(folder: Path, ours: Path) -> None:

@@ -79,7 +79,7 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         if self._is_begun():
             return
-        images = self._batches.make(self._batches.epoch, self._batches.first_step)[0]
+        images, _, _ = self._batches[0]
         values = keras.ops.convert_to_numpy(self.model.get_layer("input_range")(images)).astype(np.float64)
         low, high, spread = float(values.min()), float(values.max()), float(values.std())
         if low < INPUT_RANGE[0] - TOLERANCE or high > INPUT_RANGE[1] + TOLERANCE or spread < LEAST_SPREAD:
@@ -110,8 +110,8 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) > 0
 
     def _reason(self) -> str:
-        rate = "train.learning_rate" if self._phase == "head" else "train.fine_tune_learning_rate"
-        value = self._params.learning_rate if self._phase == "head" else self._params.fine_tune_learning_rate
+        name = "learning_rate" if self._phase == "head" else "fine_tune_learning_rate"
+        rate, value = f"train.{name}", getattr(self._params, name)
         if not self.model.trainable_variables:
             return f"no weight of the phase '{self._phase}' is trainable. Unfreeze some: train.fine_tune_fraction above 0"
         if value == 0:

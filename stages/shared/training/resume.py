@@ -52,9 +52,9 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, store: Checkpoints, batches: Batches, observers: Mapping[str, Stateful], origin: str) -> None:
         super().__init__()
         self._store, self._batches, self._observers, self._origin = store, batches, dict(observers), origin
-        self._found = store.load() if store.is_ours else None
+        self._found = store.load()
         self._of_phase: dict[str, Stateful] = {}
-        self._phase, self._first_epoch, self._epoch = "", 0, 0
+        self._phase, self._first_epoch = "", 0
         self._metrics: list[NDArray[Any]] = []
         self._saved_at, self._cost_s = time.monotonic(), 0.0
 
@@ -86,7 +86,6 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         return position
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._epoch = epoch
         if self._metrics:  # of the part of the epoch before the cut; `fit` has just reset them
             if len(self.model.metrics_variables) < len(self._metrics):  # TensorFlow's trainer makes them with the first step only
                 answer = np.zeros((1, *self.model.output_shape[1:]), np.float32)
@@ -98,7 +97,8 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         step = self._batches.first_step + batch + 1
         if self._is_due() and step < self._batches.num_steps:
-            self._save(Position(self._phase, self._first_epoch, self._epoch, step), self.model.metrics_variables)
+            epoch = self._batches.epoch - self._first_epoch
+            self._save(Position(self._phase, self._first_epoch, epoch, step), self.model.metrics_variables)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self._is_due():
@@ -132,8 +132,14 @@ def _listed(arrays: Mapping[str, NDArray[Any]], name: str) -> list[NDArray[Any]]
     return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
 
 
-class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
-    """Keras's, for one phase that may be cut off and gone on with: it does not forget when ``fit`` is called again."""
+class _Patient:
+    """What Keras's callbacks that wait for the validation loss need in a phase that may be cut off and gone on with.
+
+    They do not forget when ``fit`` is called again. A rate that has been reduced is a variable of the optimizer.
+    """
+
+    wait: int
+    best: float | None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Keep what is known."""
@@ -145,14 +151,9 @@ class EarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         self.wait, self.best = state["wait"], state["best"]
 
 
-class ReduceLearningRateOnPlateau(keras.callbacks.ReduceLROnPlateau):  # type: ignore[misc]
-    """Keras's, for one phase that may be cut off and gone on with; the rate itself is a variable of the optimizer."""
+class EarlyStopping(_Patient, keras.callbacks.EarlyStopping):  # type: ignore[misc]
+    """Keras's, for one phase."""
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Keep what is known."""
 
-    def state(self) -> dict[str, Any]:
-        return {"wait": self.wait, "best": self.best}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.wait, self.best = state["wait"], state["best"]
+class ReduceLearningRateOnPlateau(_Patient, keras.callbacks.ReduceLROnPlateau):  # type: ignore[misc]
+    """Keras's, for one phase."""
