@@ -15,6 +15,7 @@ from stages.flight.record.names import STAGES
 from tests import strike, tiny
 
 FILLED_IN = ("ingest", "validate", "prepare", "augment", "train", "evaluate")
+SPEED = ("train/data_wait_share", "train/images_per_second")
 
 
 def the_run(folder: Path) -> Any:
@@ -165,6 +166,9 @@ def test_early_cut_off(clone: Path, trained: Path) -> None:
     assert set(states.values()) == {"cached"}
     assert run.data.tags["git.dirty"] == "true"
     original = {name: value for name, value in tiny.mlflow_runs(trained)[0].data.metrics.items() if name.split("/")[0] in FILLED_IN}
+    for name in SPEED:
+        assert original.pop(name) is not None
+        assert name not in run.data.metrics, "a training that did not take place has no speed"
     assert {name: run.data.metrics.get(name) for name in original} == original, "what a stage measures, and what is filled in for it"
     verdict = next(clone.glob(".flight/runs/[!.]*/diagnosis/verdict.json"))
     assert verdict.read_text() == (clone / "reports/diagnose/verdict.json").read_text()
