@@ -93,7 +93,7 @@ def predict(classifier: Any, images: prepared.Prepared, batch_size: int) -> NDAr
 
 
 def export(classifier: Any, formats: Sequence[ExportFormat], result: Evaluation, images: Path, log: journal.Journal) -> list[lite.Exported]:
-    """The classifier as LiteRT models, each run on the test split; none, and a sentence, for what cannot be converted or run."""
+    """The classifier as LiteRT models, each run on the test split and told of; a sentence for what cannot be converted or run."""
     import keras
 
     if formats and keras.backend.backend() != "tensorflow":
@@ -106,10 +106,22 @@ def export(classifier: Any, formats: Sequence[ExportFormat], result: Evaluation,
     for name, content in lite.convert(classifier, formats, prepared.read(images, "train")).items():
         ran = lite.run(content, images, "test")
         if ran is None:
-            log.say(f"warning: {name} not exported: LiteRT crashes on it, as on models whose weights have become extreme")
+            log.say(f"warning: {name} not exported: LiteRT crashes on it, as it does if the weights have become extreme")
         else:
             exported.append(lite.compare(name, content, result.labels, result.probabilities, ran))
+            _tell_exported(exported[-1], log)
     return exported
+
+
+def _tell_exported(model: lite.Exported, log: journal.Journal) -> None:
+    found = {**model.figures, "latency_ms": model.latency_ms}
+    log.metrics("evaluate", {f"export/{model.format}/{name}": found[name] for name in ("accuracy", "bytes", "latency_ms")})
+    log.say(
+        f"exported {model.format}: {found['bytes'] / 1e6:.2f} MB, accuracy {found['accuracy']:.3f} ({found['accuracy_change']:+.3f}), "
+        f"{found['latency_ms']:.2g} ms an image on one thread"
+    )
+    if model.warning:
+        log.say(f"warning: {model.warning}")
 
 
 def write_models(exported: Sequence[lite.Exported], classes: Sequence[str], folder: Path) -> None:
@@ -158,7 +170,7 @@ def _worst_mistakes(result: Evaluation) -> list[int]:
     return [int(row) for row in wrong[np.lexsort((wrong, -confidence))][:NUM_WORST]]
 
 
-def tell(result: Evaluation, exported: Sequence[lite.Exported], log: journal.Journal) -> None:
+def tell(result: Evaluation, log: journal.Journal) -> None:
     """All figures to the journal, and the main ones to the person."""
     metrics = result.metrics
     log.metrics("evaluate", metrics)
@@ -168,15 +180,6 @@ def tell(result: Evaluation, exported: Sequence[lite.Exported], log: journal.Jou
         if not gate["passed"]:
             wanted = f"at least {gate['min']}" if "min" in gate else f"at most {gate['max']}"
             log.say(f"gate missed: {name} is {gate['value']:.3f}, wanted {wanted}")
-    for model in exported:
-        found = {**model.figures, "latency_ms": model.latency_ms}
-        log.metrics("evaluate", {f"export/{model.format}/{name}": found[name] for name in ("accuracy", "bytes", "latency_ms")})
-        log.say(
-            f"exported {model.format}: {found['bytes'] / 1e6:.2f} MB, accuracy {found['accuracy']:.3f} ({found['accuracy_change']:+.3f}), "
-            f"{found['latency_ms']:.2g} ms an image on one thread"
-        )
-        if model.warning:
-            log.say(f"warning: {model.warning}")
 
 
 def main(log: journal.Journal) -> None:
@@ -187,10 +190,10 @@ def main(log: journal.Journal) -> None:
     images = prepared.read(paths.PREPARED, "test")
     classifier = model.load(paths.MODEL)
     result = evaluate(images.classes, images.labels, predict(classifier, images, params.train.batch_size), params.evaluate.gates)
+    tell(result, log)
     exported = export(classifier, params.evaluate.export, result, paths.PREPARED, log)
     write_models(exported, images.classes, paths.EXPORTED)
     write(result, exported, images.image_paths, paths.RAW, paths.EVALUATE_REPORT)
-    tell(result, exported, log)
 
 
 if __name__ == "__main__":

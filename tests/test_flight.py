@@ -250,7 +250,7 @@ def test_the_log_of_a_stage_passes_without_tensorflows_notes(capfd: pytest.Captu
 
     stderr = StageStderr()
     note = b"I0000 00:00:1795545867.162482    7452 port.cc:153] oneDNN custom operations are on.\n"
-    lite = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nfully_quantize: 0, inference_type: 6\n"
+    lite = b"fully_quantize: 0, inference_type: 6\n"
     for part in (
         b"validate:  10%\rvalid",
         b"ate: 100%\n",

@@ -220,8 +220,8 @@ def test_a_model_on_which_litert_crashes_costs_no_run(classifier: Any, images: P
     log = Listener()
     exported = stage.export(wild, FORMATS, result_of(wild, images), images, log)
     assert [found.format for found in exported][:2] == ["float32", "float16"]
-    assert len(exported) + len(log.said) == 3
-    assert all("int8 not exported" in message for message in log.said)
+    warnings = [message for message in log.said if message.startswith("warning: int8 not exported")]
+    assert len(exported) + len(warnings) == 3
 
 
 def test_what_is_written_and_told(classifier: Any, images: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_is_written_and_told(classifier: Any, images: Path, tmp_path: Path)
     exported = stage.export(classifier, FORMATS, result, images, log)
     stage.write_models(exported, CLASSES, tmp_path / "exported")
     stage.write(result, exported, prepared.read(images, "test").image_paths, tmp_path, tmp_path / "report")
-    stage.tell(result, exported, log)
+    stage.tell(result, log)
     assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == [
         "float16.tflite",
         "float32.tflite",

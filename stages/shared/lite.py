@@ -94,11 +94,17 @@ def run(content: bytes, prepared: Path, split: str) -> tuple[NDArray[np.float32]
 
     In a process of its own: LiteRT 2.3 aborts on int8 models with extreme ranges, as a training that diverged leaves them. None then.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_be_quiet) as pool:
         try:
             return pool.submit(_run, content, prepared, split).result()
         except BrokenProcessPool:
             return None
+
+
+def _be_quiet() -> None:
+    """LiteRT's notes have no level that could be set, and its errors are exceptions, which reach the parent."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _run(content: bytes, prepared: Path, split: str) -> tuple[NDArray[np.float32], float]:

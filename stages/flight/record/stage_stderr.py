@@ -8,13 +8,12 @@ import threading
 from collections import deque
 
 # TensorFlow 2.21 prints these whatever TF_CPP_MIN_LOG_LEVEL says (tensorflow/tensorflow#100442): level, date, thread, file.cc:line].
-# The last two come from its conversion to LiteRT and from LiteRT, which have no level that a program could set.
+# So does its conversion to int8, with the last.
 NOTE = re.compile(
     rb"^(?:[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./]+\.cc:\d+\]"
     rb"|WARNING: All log messages before absl::InitializeLog"
     rb"|To enable the following instructions:"
-    rb"|fully_quantize: \d"
-    rb"|INFO: Created TensorFlow Lite XNNPACK delegate)"
+    rb"|fully_quantize: \d)"
 )
 # A line that may yet become a note is held back until it is whole or longer than this.
 LONGEST_START = 80
