@@ -135,14 +135,15 @@ def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, obse
     callbacks = [*observers, *stopping.values(), checkpointer]
     if params.batchnorm_recalibration_images:
         callbacks.insert(0, Recalibration(batches, params.batchnorm_recalibration_images))
+    validation = training.validation.for_fit()
     epoch, step, is_done = position.epoch, position.step, position.done
     while epoch < num_epochs and not is_done:
         batches.start(first_epoch + epoch, step)
         until = epoch + 1 if step else num_epochs  # what is left of an epoch that was cut off is a fit of its own
         clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(first_epoch + epoch, batches.first_step))
         history = classifier.fit(
-            batches,
-            validation_data=training.validation,
+            batches.for_fit(),
+            validation_data=validation,
             initial_epoch=epoch,
             epochs=until,
             callbacks=[clock, *callbacks],

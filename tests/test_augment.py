@@ -109,7 +109,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     np.save(folder / "images-00000.npy", train_set.shards[0])
     np.save(folder / "labels.npy", train_set.labels)
-    files.write_json(folder / "digest.json", {"blake2b": ""})
+    files.write_json(folder / "digest.json", {"sha256": ""})
     (folder / "paths.json").write_text(json.dumps(train_set.image_paths))
     files.write_json(folder.parent / "prepared.json", {"classes": train_set.classes, "image_size_px": SIZE_PX})
     files.write_json(tmp_path / "data/backbone/backbone.json", {"weights": ""})

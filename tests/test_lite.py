@@ -51,7 +51,7 @@ def write_split(folder: Path, seed: int, brightest: int = 256) -> None:
     np.save(folder / "images-00000.npy", (patterns * (0.3 + 0.7 * colours[labels][:, None, None])).astype(np.uint8))
     np.save(folder / "labels.npy", labels)
     (folder / "paths.json").write_text(f"{[f'{i}.png' for i in range(len(labels))]}".replace("'", '"'))
-    files.write_json(folder / "digest.json", {"blake2b": ""})
+    files.write_json(folder / "digest.json", {"sha256": ""})
 
 
 @pytest.fixture(scope="module")

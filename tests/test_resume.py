@@ -32,7 +32,7 @@ def forget_training(folder: Path) -> None:
     yaml = YAML()
     lock = yaml.load(folder / "dvc.lock")
     for stage in ("train", "evaluate", "diagnose"):
-        del lock["stages"][stage]
+        lock["stages"].pop(stage, None)
     yaml.dump(lock, folder / "dvc.lock")
 
 

@@ -63,7 +63,7 @@ def test_fit_sees_each_epoch_in_its_own_order(images: Prepared) -> None:
     small = keras.Sequential([keras.Input((SIZE_PX, SIZE_PX, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
     small.compile("sgd", "categorical_crossentropy")
     clock = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: watched.start(7 + epoch))
-    small.fit(watched, epochs=3, shuffle=False, verbose=0, callbacks=[clock])
+    small.fit(watched.for_fit(), epochs=3, shuffle=False, verbose=0, callbacks=[clock])
     in_epochs = [[index for epoch, index in seen if epoch == number] for number in (7, 8, 9)]
     assert in_epochs == [list(range(len(made)))] * 3
     orders = [epoch_rows(images.labels, made.plan, made.seed, epoch)[0].tolist() for epoch in range(3)]

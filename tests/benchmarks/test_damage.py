@@ -14,13 +14,9 @@ from stages.shared.images import DECODING_ERRORS
 from stages.shared.quality import issues
 from stages.shared.quality.examine import examine
 from tests.bad_images import scan_data
-from tests.tiny import ROOT
+from tests.benchmarks.photos import PHOTOS, needs_photos
 
-PHOTOS = ROOT.parent / "shared/data"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (PHOTOS / "cats_dogs_photos.zip").is_file(), reason="needs the photos in ../shared/data"),
-]
+pytestmark = [pytest.mark.slow, needs_photos]
 DAMAGED = np.uint64(issues.mask(["truncated", "unreadable", "corrupt", "not-an-image"]))
 NUM_TRIALS = 1000
 # Name: number of places, bytes overwritten in each, what with, and the least share to be seen (below the rates measured on these photos).

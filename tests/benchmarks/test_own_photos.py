@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from stages.shared import model, prepared
 from tests import tiny
+from tests.benchmarks.photos import PHOTOS, needs_photos
 
-DATA = tiny.ROOT.parent / "shared/data"
 PARAMS = {
-    "ingest.source": str(DATA / "cats_dogs_photos.zip"),
-    "ingest.backbone_weights": str(DATA / "weights/mobilenet_v2_1.0_160_no_top.weights.h5"),
+    "ingest.source": str(PHOTOS / "cats_dogs_photos.zip"),
+    "ingest.backbone_weights": str(PHOTOS / "weights/mobilenet_v2_1.0_160_no_top.weights.h5"),
     "prepare.image_size_px": 160,
     "train.alpha": 1.0,
 }
@@ -30,9 +30,8 @@ def features(backbone: Any, images: prepared.Prepared) -> NDArray[np.float32]:
 
 
 @pytest.mark.slow
+@needs_photos
 def test_at_least_as_good_as_a_linear_probe(tmp_path: Path) -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"{DATA} is absent: it holds the photos and the weights")
     from scipy.stats import binomtest
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.pipeline import make_pipeline

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import psutil
@@ -18,13 +17,10 @@ from PIL import Image
 from stages import validate
 from stages.shared.params import load
 from stages.shared.quality.scan import scan
+from tests.benchmarks.photos import needs_photos, unpacked
 from tests.tiny import ROOT
 
-PHOTOS = ROOT.parent / "shared/data"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (PHOTOS / "cats_dogs_photos.zip").is_file(), reason="needs the photos in ../shared/data"),
-]
+pytestmark = [pytest.mark.slow, needs_photos]
 NUM_WORKERS = 2
 NUM_REPEATS = 3
 TIMES_CLEANVISION = 8
@@ -48,12 +44,6 @@ lab = Imagelab(data_path=sys.argv[1], verbose=False)
 lab.find_issues(n_jobs={workers}, verbose=False)
 print(len(lab.issues), time.perf_counter() - begin, file=sys.stderr)
 """
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    with zipfile.ZipFile(PHOTOS / name) as archive:
-        archive.extractall(folder / name.removesuffix(".zip"))
-    return folder / name.removesuffix(".zip")
 
 
 def seconds(code: str, num_images: int, *arguments: Path) -> float:

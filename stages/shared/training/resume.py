@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from stages.shared.training.batches import Batches
 from stages.shared.training.checkpoints import Checkpoints
 
-# A checkpoint is written when training has gone on for so many times what the last one took: it costs at most a hundredth.
-COST_FACTOR = 100
+# A checkpoint is written when training has gone on for so many times what the last one took: it costs at most half a percent.
+COST_FACTOR = 200
 
 
 class Stateful(Protocol):

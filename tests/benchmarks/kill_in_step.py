@@ -1,0 +1,29 @@
+"""A training kills itself, somewhere within the step that ``KILL_IN_STEP`` names."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from typing import Any
+
+from stages.shared.training.collector import EvidenceCollector
+
+MOST_S = 0.05  # about as long as a step of the tiny profile
+
+
+def install() -> None:
+    """Steps count over both phases, from 0."""
+    if "KILL_IN_STEP" not in os.environ:
+        return
+    wanted = int(os.environ["KILL_IN_STEP"])
+    moment = MOST_S * random.Random(wanted).random()  # noqa: S311
+    begin = EvidenceCollector.on_train_batch_begin
+
+    def on_train_batch_begin(self: Any, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._num_steps_done == wanted:
+            threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        begin(self, batch, logs)
+
+    EvidenceCollector.on_train_batch_begin = on_train_batch_begin  # type: ignore[method-assign]
