@@ -23,7 +23,7 @@ from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.training.checkpoints import Checkpoints
 from stages.shared.training.collector import EvidenceCollector, EvidenceLog, probe
 from stages.shared.training.optimizers import optimizer
-from stages.shared.training.preflight import Preflight, check_memory
+from stages.shared.training.preflight import Preflight, check_memory, check_rates
 from stages.shared.training.recalibration import Recalibration
 from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
 
@@ -65,7 +65,9 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
     with devices.distribution():
         classifier, pretrained = _build(batches.images, params, training.backbone)
     log.keep("setup", _setup(classifier, training, pretrained=pretrained))
-    collector, best = EvidenceCollector(log.keep, batches), BestWeights()
+    check_rates(params)
+    _check_memory(classifier, training, log, pretrained=pretrained)
+    collector, best = EvidenceCollector(log.keep, batches, params.gradient_accumulation_steps), BestWeights()
     observers: dict[str, Stateful] = {"evidence": log, "collector": collector, "best": best, "recording": recording}
     checkpointer = Checkpointer(training.checkpoints, batches, observers, training.run)
     if cut_off := checkpointer.position:
@@ -75,16 +77,17 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
         if phase == FINE_TUNE and pretrained:
             model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
         if cut_off is None or PHASES.index(phase) >= PHASES.index(cut_off.phase):
-            check_memory(classifier, batches, log.keep)
-            collector.phase = phase
-            preflight = Preflight(batches, params, phase, log.keep)
-            num_epochs = _fit(classifier, training, phase, num_epochs, [preflight, collector, best, recording], checkpointer)
+            collector.enter(phase)
+            is_new = cut_off is None or cut_off.phase != phase
+            preflight = [Preflight(batches, params, phase, log.keep)] if is_new else []
+            num_epochs = _fit(classifier, training, phase, num_epochs, [*preflight, collector, best, recording], checkpointer)
     if params.restore_best_weights:
         best.put_back(classifier)
     probe(classifier, batches, training.validation.images, log.keep)
     found = log.evidence()
     assert found is not None  # noqa: S101  (setup was kept above)
-    return Fit(classifier, found, best.epoch if params.restore_best_weights else len(found.epochs) - 1)
+    is_best = params.restore_best_weights and best.epoch >= 0  # which no epoch is if no validation loss was finite
+    return Fit(classifier, found, best.epoch if is_best else len(found.epochs) - 1)
 
 
 def _plan(params: TrainParams, phase: str) -> tuple[int, float]:
@@ -105,6 +108,16 @@ def _build(images: prepared.Prepared, params: TrainParams, backbone: Path) -> tu
     pretrained = model.load_backbone(classifier, backbone)
     classifier.get_layer(model.BACKBONE_LAYER).trainable = not pretrained
     return classifier, pretrained
+
+
+def _check_memory(classifier: Any, training: Training, log: EvidenceLog, *, pretrained: bool) -> None:
+    """Of the phase that needs most: fine-tuning, if it follows a frozen backbone."""
+    params = training.params
+    if pretrained and params.fine_tune_epochs:
+        model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
+    check_memory(classifier, training.batches, log.keep)
+    if pretrained:
+        classifier.get_layer(model.BACKBONE_LAYER).trainable = False
 
 
 def _setup(classifier: Any, training: Training, *, pretrained: bool) -> evidence.Setup:
@@ -202,14 +215,15 @@ def write(fit: Fit, folder: Path, report: Path) -> dict[str, float]:
     header = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
     files.write_csv(report / "history.csv", header, ([row[name] for name in header] for row in epochs))
     files.write_json(report / "evidence.json", fit.evidence.model_dump(mode="json"))
-    metrics = {name: epochs[fit.best_epoch][name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    chosen = fit.evidence.epochs[fit.best_epoch]
+    metrics = {"loss": chosen.loss, "accuracy": chosen.accuracy, "val_loss": chosen.val_loss, "val_accuracy": chosen.val_accuracy}
     files.write_json(report / "metrics.json", {**metrics, "best_epoch": fit.best_epoch, "num_epochs": len(epochs)})
     return metrics
 
 
 def _inputs(training_params: TrainParams, settings: dict[str, Any], split_digests: dict[str, str]) -> dict[str, Any]:
     """All that decides the bits of a training: data, plan, parameters, code, packages and devices."""
-    modules = sorted(name for name in sys.modules if name.startswith("stages.shared"))
+    modules = sorted(name for name in sys.modules if name.startswith("stages.shared") or name == JournalCallback.__module__)
     code = [Path(__file__), *(Path(str(sys.modules[name].__file__)) for name in modules)]
     return {
         "params": training_params.model_dump(),
@@ -218,7 +232,7 @@ def _inputs(training_params: TrainParams, settings: dict[str, Any], split_digest
         "plan": {name: files.read_json(paths.AUGMENTED / name) for name in ("policy.json", "sampling.json")},
         "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
         "backbone": [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths.BACKBONE.iterdir())],
-        "packages": {name: importlib.metadata.version(name) for name in ("keras", "numpy", "opencv-python-headless")},
+        "packages": {name: importlib.metadata.version(name) for name in ("keras", "numpy", "opencv-python-headless", "scipy")},
     }
 
 

@@ -1,4 +1,4 @@
-"""What the augmentation draws, and what it does to pixels, labels and weights."""
+"""What the augmentation draws, and what it does to pixels and labels."""
 
 from __future__ import annotations
 
@@ -240,10 +240,9 @@ def test_erased_is_grey_and_the_rest_untouched() -> None:
 # Mixing
 
 
-def test_mixup_blends_images_labels_and_weights_by_the_same_shares() -> None:
+def test_mixup_blends_images_and_labels_by_the_same_shares() -> None:
     draws, images = draws_of(policy(mixup=0.4), 21), noise(21)
     labels = np.eye(21, dtype=np.float32)
-    weights = np.linspace(1, 3, 21, dtype=np.float32)
     assert not areas(draws.pasted).any()
     assert draws.shares.std() > 0.2
     shares = draws.shares.astype(float)[:, None, None, None]
@@ -254,7 +253,6 @@ def test_mixup_blends_images_labels_and_weights_by_the_same_shares() -> None:
         mixed = mix_targets(labels, draws)[number]
         assert mixed[number] == pytest.approx(1 if partner == number else share)
         assert mixed[partner] == pytest.approx(1 if partner == number else 1 - share)
-        assert mix_targets(weights, draws)[number] == pytest.approx(share * weights[number] + (1 - share) * weights[partner])
     assert mix_targets(labels, draws).sum(axis=1) == pytest.approx(np.ones(21))
 
 

@@ -9,15 +9,16 @@ import keras
 import numpy as np
 import pytest
 
-from stages.shared import model, params
+from stages.shared import devices, model, params
 from stages.shared.errors import TooLargeError, UntrainableError
-from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Setup, TrainEvidence
+from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Setup, Step, TrainEvidence
 from stages.shared.prepared import Prepared
 from stages.shared.rules.crash import out_of_memory
 from stages.shared.rules.outcome import Finding
 from stages.shared.sampling import plan_sampling
 from stages.shared.training.batches import TrainBatches
-from stages.shared.training.preflight import Preflight, check_memory
+from stages.shared.training.collector import EvidenceCollector
+from stages.shared.training.preflight import Preflight, check_memory, check_rates
 from stages.shared.training.recalibration import Recalibration
 
 SHIPPED = params.load(Path(__file__).parent.parent / "params.yaml")
@@ -72,9 +73,8 @@ def test_what_the_first_batch_shows_is_kept(classifier: Any) -> None:
 @pytest.mark.parametrize(
     ("phase", "values", "told"),
     [
-        ("head", {"learning_rate": 0}, r"train\.learning_rate is 0.*dvc exp run -S train\.learning_rate"),
-        ("fine-tune", {"fine_tune_learning_rate": 0}, r"train\.fine_tune_learning_rate is 0"),
         ("head", {"learning_rate": 1e-30}, r"changed no weight at train\.learning_rate 1e-30"),
+        ("fine-tune", {"fine_tune_learning_rate": 1e-30}, r"changed no weight at train\.fine_tune_learning_rate 1e-30"),
     ],
 )
 def test_weights_that_do_not_move(classifier: Any, phase: str, values: dict[str, Any], told: str) -> None:
@@ -82,10 +82,13 @@ def test_weights_that_do_not_move(classifier: Any, phase: str, values: dict[str,
         step(begun(classifier, [], phase, **values), classifier, moves=False)
 
 
-def test_nothing_that_could_move(classifier: Any) -> None:
-    classifier.trainable = False
-    with pytest.raises(UntrainableError, match=r"train\.fine_tune_fraction"):
-        step(begun(classifier, [], "fine-tune"), classifier, moves=False)
+@pytest.mark.parametrize("name", ["learning_rate", "fine_tune_learning_rate"])
+def test_rates_of_both_phases_are_looked_at_before_the_first(name: str) -> None:
+    chosen = SHIPPED.train.model_copy(update={"fine_tune_epochs": 1})
+    check_rates(chosen)
+    with pytest.raises(UntrainableError, match=rf"train\.{name} is 0.*dvc exp run -S train\.{name}"):
+        check_rates(chosen.model_copy(update={name: 0.0}))
+    check_rates(SHIPPED.train.model_copy(update={"fine_tune_epochs": 0, "fine_tune_learning_rate": 0.0}))
 
 
 @pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 1), ({"gradient_accumulation_steps": 4}, 3)])
@@ -95,11 +98,6 @@ def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[st
         step(preflight, classifier, moves=False)
     with pytest.raises(UntrainableError):
         step(preflight, classifier, moves=False)
-
-
-def test_a_training_that_goes_on_is_not_checked_again(classifier: Any) -> None:
-    classifier.optimizer.iterations.assign(7)
-    step(begun(classifier, [], learning_rate=0), classifier, moves=False)
 
 
 def test_a_wrong_input_range(classifier: Any) -> None:
@@ -113,7 +111,7 @@ def test_images_without_content(classifier: Any) -> None:
         begun(classifier, [], data=batches(constant=True))
 
 
-def test_a_batch_that_cannot_fit(classifier: Any) -> None:
+def test_a_batch_that_cannot_fit(classifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     check_memory(classifier, batches(), lambda name, part: kept.append(part))
     assert not kept
@@ -122,6 +120,10 @@ def test_a_batch_that_cannot_fit(classifier: Any) -> None:
     (memory,) = kept
     assert memory.needed_bytes > memory.free_bytes > 0
     assert 16 < memory.largest_batch < 10**8
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda: 150_000_000)
+    with pytest.raises(TooLargeError, match="not even one image fits"):
+        check_memory(classifier, batches(), lambda name, part: kept.append(part))
+    monkeypatch.undo()
     classifier.get_layer(model.BACKBONE_LAYER).trainable = False
     frozen: list[Any] = []
     check_memory(classifier, batches(10**6), lambda name, part: frozen.append(part))
@@ -142,13 +144,13 @@ def test_the_fix_is_the_batch_that_fits() -> None:
 
 
 def test_recalibration_gives_the_statistics_of_the_images(classifier: Any) -> None:
-    data = batches(batch_size=8)
+    data = batches(batch_size=6)  # 6, 6 and 4 images
     recalibration = Recalibration(data, num_images=16)
     recalibration.set_model(classifier)
     kernels = [np.array(keras.ops.convert_to_numpy(weight)) for weight in classifier.trainable_variables]
     recalibration.on_test_begin()
     first = model.batchnorm_layers(classifier)[0]
-    images = np.concatenate([data.make(0, index)[0] for index in range(2)])
+    images = np.concatenate([data.make(0, index)[0] for index in range(3)])
     scaled = classifier.get_layer("input_range")(images)
     convolved = keras.ops.convert_to_numpy(classifier.get_layer(model.BACKBONE_LAYER).get_layer("Conv1")(scaled))
     assert np.allclose(keras.ops.convert_to_numpy(first.moving_mean), convolved.mean(axis=(0, 1, 2)), atol=1e-4)
@@ -166,3 +168,26 @@ def test_frozen_batchnorm_is_left_alone(classifier: Any) -> None:
     recalibration.set_model(classifier)
     recalibration.on_test_begin()
     assert all(np.array_equal(old, new) for old, new in zip(before, classifier.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(("num_averaged", "num_steps"), [(1, 8), (4, 8), (3, 8), (4, 2)])
+def test_only_steps_that_change_the_weights_are_sampled(classifier: Any, num_averaged: int, num_steps: int) -> None:
+    """In the middle of every epoch, and after 0, 1, 2, 4 and so on of the changes."""
+    kept: list[Step] = []
+    data = batches(batch_size=16 // num_steps)
+    collector = EvidenceCollector(lambda name, part: kept.append(part), data, num_averaged)  # type: ignore[arg-type]
+    collector.set_model(classifier)
+    collector.enter("head")
+    for number in range(4 * num_steps):
+        epoch, batch = divmod(number, num_steps)
+        collector.on_epoch_begin(epoch)
+        collector.on_train_batch_begin(batch)
+        if (number + 1) % num_averaged == 0:
+            for weight in classifier.trainable_variables:
+                weight.assign(keras.ops.convert_to_numpy(weight) + 1e-3)
+        collector.on_train_batch_end(batch, {"loss": 0.5})
+    sampled = [step.epoch * num_steps + step.step + 1 for step in kept]
+    assert all(step.update_ratio > 0 for step in kept)
+    assert {num_averaged * (1 + before) for before in (0, 1, 2, 4, 8, 16) if num_averaged * (1 + before) <= 4 * num_steps} <= set(sampled)
+    if num_averaged <= num_steps // 2:
+        assert {step.epoch for step in kept if step.step >= num_steps // 2} == set(range(4))

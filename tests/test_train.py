@@ -12,6 +12,7 @@ import pytest
 
 from stages import train
 from stages.shared import files, model, params
+from stages.shared.augmentation import draw
 from stages.shared.errors import SourceError
 from stages.shared.params import TrainParams
 from stages.shared.prepared import Prepared
@@ -80,6 +81,22 @@ def test_a_batch_is_the_same_whoever_asks_for_it(images: Prepared) -> None:
     for index in (0, 0, 1):
         assert_same(late[index], of_epoch[2 + index])
     assert_same(batches(images, mixup=0.4).make(4, 3), of_epoch[3])
+
+
+def test_each_class_keeps_its_weight_when_images_are_mixed(images: Prepared) -> None:
+    """The loss is linear in the targets: that of a mixture is the sum of its parts', each by the weight of its class."""
+    made = batches(images, mixup=0.4, balancing="class_weight")
+    rows, draws, numbers = made._epoch(0)
+    drawn = draw(made.policy, numbers[draws[:5]], SIZE_PX)
+    _, targets, weights = made.make(0, 0)
+    assert drawn.shares.std() > 0.1
+    labels = images.labels[rows[:5]]
+    for number, share in enumerate(drawn.shares):
+        wanted = np.zeros(2)
+        wanted[labels[number]] += share * (16 / 24, 16 / 8)[labels[number]]
+        wanted[labels[4 - number]] += (1 - share) * (16 / 24, 16 / 8)[labels[4 - number]]
+        assert weights[number] * targets[number] == pytest.approx(wanted)
+        assert targets[number].sum() == pytest.approx(1)
 
 
 def assert_same(found: Batch, expected: Batch) -> None:

@@ -156,8 +156,8 @@ def mix(images: Images, draws: Draws) -> Images:
 
 
 def mix_targets(targets: NDArray[np.float32], draws: Draws) -> NDArray[np.float32]:
-    """Labels or weights (n, …) of mixed images: the shares of both partners."""
-    shares = draws.shares.reshape(-1, *[1] * (targets.ndim - 1))
+    """Targets (n, num_classes) of mixed images: the shares of both partners."""
+    shares = draws.shares[:, None]
     return shares * targets + (1 - shares) * targets[::-1]
 
 

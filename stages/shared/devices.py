@@ -11,6 +11,7 @@ import keras
 import pynvml
 
 from stages.shared import memory
+from stages.shared.errors import UntrainableError
 from stages.shared.params import TrainParams
 
 # NVIDIA's tensor cores, which mixed_float16 needs to gain anything, came with compute capability 7.0.
@@ -18,7 +19,13 @@ TENSOR_CORES = (7, 0)
 
 
 def set_up(params: TrainParams) -> dict[str, Any]:
-    """Apply seed, determinism and precision; returns what was found, for the record."""
+    """Apply seed, determinism and precision; returns what was found, for the record.
+
+    Raises:
+        UntrainableError: if Keras runs on another backend.
+    """
+    if keras.backend.backend() not in _SET_UP:
+        raise UntrainableError(f"KERAS_BACKEND is {keras.backend.backend()}. Expected {' or '.join(_SET_UP)}; type: unset KERAS_BACKEND")
     keras.utils.set_random_seed(params.seed)
     found: dict[str, Any] = {"backend": keras.backend.backend(), "keras": keras.__version__}
     found |= _SET_UP[keras.backend.backend()](deterministic=params.deterministic)
@@ -72,12 +79,11 @@ _SET_UP = {"tensorflow": _set_up_tensorflow, "jax": _set_up_jax}
 
 
 def distribution() -> Any:
-    """A context to make and compile a model in, so that it trains on all GPUs of the machine, each with its share of a batch."""
-    if keras.backend.backend() == "jax":
-        import jax
+    """A context to make and compile a model in, so that it trains on all GPUs of the machine, each with its share of a batch.
 
-        if len(jax.devices()) > 1 and keras.distribution.distribution() is None:
-            keras.distribution.set_distribution(keras.distribution.DataParallel())
+    On JAX it trains on the first: its ``DataParallel`` refuses batches that the devices do not divide, such as an epoch's last.
+    """
+    if keras.backend.backend() == "jax":
         return contextlib.nullcontext()
     strategy = _mirrored()
     return contextlib.nullcontext() if strategy is None else strategy.scope()
@@ -94,9 +100,7 @@ def _mirrored() -> Any:
 def num_replicas() -> int:
     """How many devices share a batch."""
     if keras.backend.backend() == "jax":
-        import jax
-
-        return len(jax.devices())
+        return 1
     strategy = _mirrored()
     return 1 if strategy is None else int(strategy.num_replicas_in_sync)
 

@@ -1,15 +1,16 @@
-"""When a training has been imported, made, and through its first steps: appended to the file that ``MOMENTS`` names."""
+"""When a training has been imported, made, and through its first step: a line of ``FILE``."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import psutil
+
+FILE = Path("moments.jsonl")
 
 
 def install() -> None:
@@ -23,7 +24,7 @@ def install() -> None:
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             if "trained" not in moments:
                 moments["trained"] = time.time()
-                with Path(os.environ["MOMENTS"]).open("a") as file:
+                with FILE.open("a") as file:
                     file.write(json.dumps(moments) + "\n")
 
     fit = keras.Model.fit

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests import tiny
 from tests.benchmarks.injection import inject
+from tests.benchmarks.moments import FILE
 
 REPEATS = 5
 NUM_STAGES = 7
@@ -26,11 +27,10 @@ PARTS = ("DVC and the launcher", "imports", "data and model", "tracing and the f
 def parts(clone: Path, seed: int) -> list[float]:
     """Seconds of each part, in a training that DVC must run."""
     tiny.set_params(clone, {"train.seed": seed})
-    moments = clone.parent / "moments.jsonl"
     begun = time.time()
-    tiny.run(clone, "env", f"MOMENTS={moments}", "dvc", "repro", "train")
+    tiny.run(clone, "dvc", "repro", "train")
     tiny.wait_for_recorders(clone)
-    found = json.loads(moments.read_text().splitlines()[-1])
+    found = json.loads((clone / FILE).read_text().splitlines()[-1])
     ends = [begun, found["process"], found["imported"], found["first_step"], found["trained"]]
     return [end - start for start, end in itertools.pairwise(ends)]
 

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_prepare_beside_bare_decoding(name: str, size_px: int, tmp_path: Path) -
 
 
 def generator(photos: Path, size_px: int) -> Any:
-    """The article's, with the same transformations."""
+    """The article's, with the same transformations (but contrast, which it has not)."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     changes = ImageDataGenerator(
@@ -101,6 +101,7 @@ def epochs(made: TrainBatches) -> Iterator[None]:
         made.start(epoch)
         for step in range(len(made)):
             made[step]
+        wait(made._made.values())  # what is made ahead is this epoch's expense
         yield
 
 

@@ -58,9 +58,9 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> Batch:
         present = self.epoch * self.num_steps + self.first_step + index
         wanted = [self._place(present + ahead) for ahead in range(self._num_ahead)]
-        self._made = {place: self._made.get(place) or self._threads.submit(self.make, *place) for place in wanted}
+        self._made = made = {place: self._made.get(place) or self._threads.submit(self.make, *place) for place in wanted}
         begun = time.perf_counter()
-        batch = self._made[wanted[0]].result()
+        batch = made[wanted[0]].result()
         self.waited_s += time.perf_counter() - begun
         return batch
 
@@ -116,7 +116,9 @@ class TrainBatches(Batches):
         changed = change([self.images.image(int(row)) for row in rows[part]], drawn, self.policy.fill_mode)
         labels = self.images.labels[rows[part]]
         weights = np.array(self.plan.class_weights, np.float32)[labels]
-        return mix(changed, drawn), mix_targets(_one_hot(labels, len(self.images.classes)), drawn), mix_targets(weights, drawn)
+        weighted = mix_targets(_one_hot(labels, len(self.images.classes)) * weights[:, None], drawn)  # each class keeps its own weight
+        totals = weighted.sum(axis=1)
+        return mix(changed, drawn), weighted / totals[:, None], totals
 
 
 class PlainBatches(Batches):

@@ -80,8 +80,15 @@ class Checkpoints:
 
 def _forget_others(folder: Path, ours: Path) -> None:
     """Remove the oldest trainings that nobody runs: the parameters of a failed attempt seldom come back."""
-    others = sorted((path for path in folder.glob("*/") if path != ours), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    others = sorted((path for path in folder.glob("*/") if path != ours), key=_modified, reverse=True)
     for other in others[NUM_TRAININGS - 1 :]:
         with contextlib.suppress(OSError), (other / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _modified(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:  # another training has just forgotten it
+        return 0

@@ -54,17 +54,21 @@ class EvidenceLog:
 class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
     """Hands each piece of evidence to ``sink``: per epoch, and for sampled steps.
 
-    Steps are sampled at powers of two from the start of the training (where an unsuitable rate shows at once) and once
-    in the middle of each epoch.
+    Steps are sampled at powers of two from the start of each phase (where an unsuitable rate shows at once) and once in
+    the middle of each epoch; of steps whose gradients are averaged, the last, which changes the weights.
     """
 
-    def __init__(self, sink: EvidenceSink, batches: TrainBatches) -> None:
+    def __init__(self, sink: EvidenceSink, batches: TrainBatches, gradient_accumulation_steps: int) -> None:
         super().__init__()
-        self._sink, self._batches = sink, batches
-        self.phase = ""
+        self._sink, self._batches, self._steps_a_change = sink, batches, gradient_accumulation_steps
+        self._phase = ""
         self._epoch = 0
         self._num_steps_done = 0
         self._before: list[NDArray[Any]] | None = None
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
+        self._phase, self._num_steps_done = phase, 0
 
     def state(self) -> dict[str, Any]:
         return {"num_steps_done": self._num_steps_done}
@@ -76,9 +80,7 @@ class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        number = self._num_steps_done
-        is_power_of_two = number & (number - 1) == 0
-        if is_power_of_two or self._step(batch) == self._batches.num_steps // 2:
+        if self._is_sampled(self._step(batch)):
             self._before = kernels(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -86,18 +88,25 @@ class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
         self._num_steps_done += 1
         if self._before is not None:
             ratio = _update_ratio(self._before, kernels(self.model))
-            self._sink("step", Step(phase=self.phase, epoch=self._epoch, step=step, loss=loss, update_ratio=ratio))
+            self._sink("step", Step(phase=self._phase, epoch=self._epoch, step=step, loss=loss, update_ratio=ratio))
             self._before = None
         if not math.isfinite(loss):
-            self._sink("non_finite", NonFinite(phase=self.phase, epoch=self._epoch, step=step, loss=loss))
-            raise NonFiniteLossError(f"the training loss became {loss} at step {step} of epoch {self._epoch} of the phase '{self.phase}'.")
+            self._sink("non_finite", NonFinite(phase=self._phase, epoch=self._epoch, step=step, loss=loss))
+            raise NonFiniteLossError(f"the training loss became {loss} at step {step} of epoch {self._epoch} of the phase '{self._phase}'.")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values = {name: float(logs[name]) for name in names}
-        self._sink("epoch", Epoch(phase=self.phase, epoch=epoch, learning_rate=rate, **values))
+        self._sink("epoch", Epoch(phase=self._phase, epoch=epoch, learning_rate=rate, **values))
+
+    def _is_sampled(self, step: int) -> bool:
+        number, rest = divmod(self._num_steps_done + 1, self._steps_a_change)
+        changes = rest == 0
+        is_power_of_two = (number - 1) & (number - 2) == 0
+        middle = self._batches.num_steps // 2
+        return changes and (is_power_of_two or middle <= step < middle + self._steps_a_change)
 
     def _step(self, batch: int) -> int:
         return self._batches.first_step + batch

@@ -33,20 +33,35 @@ def check_memory(classifier: Any, batches: TrainBatches, keep: EvidenceSink) -> 
     """
     per_image = KEPT_SHARE * _trained_bytes(classifier) / devices.num_replicas()
     free = devices.free_memory_bytes()
-    largest = int((free - FIXED_BYTES) / max(per_image, 1))
-    found = Memory(needed_bytes=int(FIXED_BYTES + per_image * batches.batch_size), free_bytes=free, largest_batch=max(largest, 0))
+    largest = max(0, int((free - FIXED_BYTES) / max(per_image, 1)))
+    found = Memory(needed_bytes=int(FIXED_BYTES + per_image * batches.batch_size), free_bytes=free, largest_batch=largest)
     if found.needed_bytes <= free:
         return
     keep("memory", found)
     fits = (
         f"train.batch_size {2 ** int(math.log2(largest))} fits"
         if largest
-        else "not even one image fits: use a smaller prepare.image_size_px"
+        else "not even one image fits: free some memory, or use a smaller prepare.image_size_px"
     )
     raise TooLargeError(
         f"a step of train.batch_size {batches.batch_size} needs at least {found.needed_bytes / 1e9:.1f} GB at {batches.images.size_px} px, "
         f"and {free / 1e9:.1f} GB are free. By the same estimate {fits}; train.gradient_accumulation_steps makes up for smaller batches."
     )
+
+
+def check_rates(params: TrainParams) -> None:
+    """Look at the rates of all phases to come.
+
+    Raises:
+        UntrainableError: if one is 0.
+    """
+    phases = {"learning_rate": params.epochs, "fine_tune_learning_rate": params.fine_tune_epochs}
+    for name, num_epochs in phases.items():
+        if num_epochs and getattr(params, name) == 0:
+            raise UntrainableError(
+                f"train.{name} is 0, so no weight would ever change. "
+                f"Usual are 1e-4 to 1e-2, and a tenth of that for fine-tuning; type: dvc exp run -S train.{name}=1e-4"
+            )
 
 
 def _trained_bytes(classifier: Any) -> float:
@@ -60,7 +75,7 @@ def _trained_bytes(classifier: Any) -> float:
 class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
     """Looks at the first batch of a phase on its way through, and at whether the first steps change the weights.
 
-    Not in a phase that goes on from where it was cut off.
+    Not for a phase that goes on from where it was cut off.
 
     Raises:
         UntrainableError: if the backbone's input is not in its range, or no weight moves.
@@ -77,9 +92,7 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         self._values: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        if self._is_begun():
-            return
-        images, _, _ = self._batches[0]
+        images, _, _ = self._batches.make(self._batches.epoch, 0)
         values = keras.ops.convert_to_numpy(self.model.get_layer("input_range")(images)).astype(np.float64)
         low, high, spread = float(values.min()), float(values.max()), float(values.std())
         if low < INPUT_RANGE[0] - TOLERANCE or high > INPUT_RANGE[1] + TOLERANCE or spread < LEAST_SPREAD:
@@ -92,8 +105,6 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         self._num_steps = min(self._num_steps, self.params["steps"] * self.params["epochs"])
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if not self._values:
-            return
         self._step += 1
         if self._step == 1:
             untrained = math.log(len(self._batches.images.classes))
@@ -106,18 +117,10 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
             if not moved:
                 raise UntrainableError(self._reason())
 
-    def _is_begun(self) -> bool:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) > 0
-
     def _reason(self) -> str:
         name = "learning_rate" if self._phase == "head" else "fine_tune_learning_rate"
-        rate, value = f"train.{name}", getattr(self._params, name)
-        if not self.model.trainable_variables:
-            return f"no weight of the phase '{self._phase}' is trainable. Unfreeze some: train.fine_tune_fraction above 0"
-        if value == 0:
-            return f"{rate} is 0, so no weight would ever change. Usual are 1e-4 to 1e-2; type: dvc exp run -S {rate}=1e-3"
         return (
-            f"the first {self._num_steps} steps changed no weight at {rate} {value}: "
+            f"the first {self._num_steps} steps changed no weight at train.{name} {getattr(self._params, name)}: "
             "all gradients are zero, or too small for the precision. Try train.precision=float32, "
             "and look at reports/validate/index.html for images that are all alike"
         )

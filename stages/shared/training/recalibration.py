@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.shared import model
 from stages.shared.training.batches import TrainBatches
@@ -30,18 +31,21 @@ class Recalibration(keras.callbacks.Callback):  # type: ignore[misc]
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
             layer.momentum = 0.0  # the statistics of a batch as they are; read when the step is traced
-        means, variances = zip(*(self._statistics(layers, step) for step in range(self._num_steps)), strict=True)
+        batches = [self._batches.make(self._batches.epoch, step)[0] for step in range(self._num_steps)]
+        sizes = [len(images) for images in batches]
+        means, variances = zip(*(self._statistics(layers, images) for images in batches), strict=True)
         for layer, momentum, *found in zip(layers, momenta, *(zip(*values, strict=True) for values in (means, variances)), strict=True):
-            mean = np.mean(found[0], axis=0)
+            mean = np.average(found[0], axis=0, weights=sizes)
+            between = np.average((np.array(found[0]) - mean) ** 2, axis=0, weights=sizes)
             layer.momentum = momentum
             layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(np.mean(found[1], axis=0) + np.var(found[0], axis=0))  # within batches, and between them
+            layer.moving_variance.assign(np.average(found[1], axis=0, weights=sizes) + between)
 
-    def _statistics(self, layers: list[Any], step: int) -> tuple[list[Any], list[Any]]:
+    def _statistics(self, layers: list[Any], images: NDArray[np.uint8]) -> tuple[list[Any], list[Any]]:
         """Mean and variance at each layer over one batch."""
         if self._forward is None:
             self._forward = model.BackboneInTraining(self.model)
-        self._forward.predict_on_batch(self._batches.make(self._batches.epoch, step)[0])
+        self._forward.predict_on_batch(images)
         return tuple(
             [np.array(keras.ops.convert_to_numpy(getattr(layer, name))) for layer in layers] for name in ("moving_mean", "moving_variance")
         )  # type: ignore[return-value]
