@@ -18,7 +18,7 @@ from stages.shared.rules.outcome import Finding
 from stages.shared.sampling import plan_sampling
 from stages.shared.training.batches import TrainBatches
 from stages.shared.training.collector import EvidenceCollector
-from stages.shared.training.preflight import Preflight, check_memory, check_rates
+from stages.shared.training.preflight import Preflight, check_memory, check_rates, check_shares
 from stages.shared.training.recalibration import Recalibration
 
 SHIPPED = params.load(Path(__file__).parent.parent / "params.yaml")
@@ -98,6 +98,27 @@ def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[st
         step(preflight, classifier, moves=False)
     with pytest.raises(UntrainableError):
         step(preflight, classifier, moves=False)
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "batch_size", "split_sizes", "nearest"),
+    [
+        (2, 83, (250, 50), "82"),
+        (3, 32, (250, 50), "33"),
+        (2, 32, (97, 50), "30"),
+        (4, 32, (96, 33), "28"),
+        (3, 84, (250, 50), "45"),
+        (3, 3, (7, 7), None),
+    ],
+)
+def test_batches_that_devices_cannot_share(
+    num_devices: int, batch_size: int, split_sizes: tuple[int, int], nearest: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_shares(batch_size, split_sizes)
+    monkeypatch.setattr(devices, "num_replicas", lambda: num_devices)
+    told = rf"train\.batch_size={nearest}$" if nearest else "CUDA_VISIBLE_DEVICES"
+    with pytest.raises(UntrainableError, match=rf"{num_devices} devices cannot share batches.*{told}"):
+        check_shares(batch_size, split_sizes)
 
 
 def test_a_wrong_input_range(classifier: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -62,6 +63,30 @@ def check_rates(params: TrainParams) -> None:
                 f"train.{name} is 0, so no weight would ever change. "
                 f"Usual are 1e-4 to 1e-2, and a tenth of that for fine-tuning; type: dvc exp run -S train.{name}=1e-4"
             )
+
+
+def check_shares(batch_size: int, split_sizes: Sequence[int]) -> None:
+    """Look at how the devices share the batches: all alike in the first (Keras adds up their shares), and none nothing in the last.
+
+    Raises:
+        UntrainableError: if they cannot; names the nearest size that they can share.
+    """
+    num_replicas = devices.num_replicas()
+
+    def is_shared(size: int) -> bool:
+        firsts = [min(size, num_images) for num_images in split_sizes]
+        rests = [num_images % size for num_images in split_sizes]
+        return all(first % num_replicas == 0 for first in firsts) and all(rest == 0 or rest >= num_replicas for rest in rests)
+
+    if not is_shared(batch_size):
+        sizes = filter(is_shared, range(num_replicas, 2 * batch_size + num_replicas))
+        nearest = min(sizes, key=lambda size: abs(size - batch_size), default=None)
+        advice = f"type: dvc exp run -S train.batch_size={nearest}" if nearest else "train on one device, by CUDA_VISIBLE_DEVICES=0"
+        raise UntrainableError(
+            f"{num_replicas} devices cannot share batches of train.batch_size {batch_size}. Expected first batches that are "
+            f"multiples of {num_replicas}, and last ones that have as many images, "
+            f"for splits of {' and '.join(map(str, split_sizes))}; {advice}"
+        )
 
 
 def _trained_bytes(classifier: Any) -> float:
