@@ -23,7 +23,7 @@ from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.training.checkpoints import Checkpoints
 from stages.shared.training.collector import EvidenceCollector, EvidenceLog, probe
 from stages.shared.training.optimizers import optimizer
-from stages.shared.training.preflight import Preflight, check_memory, check_rates, check_shares
+from stages.shared.training.preflight import Preflight, check_accumulation, check_memory, check_rates, check_shares
 from stages.shared.training.recalibration import Recalibration
 from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
 
@@ -66,6 +66,7 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
         classifier, pretrained = _build(batches.images, params, training.backbone)
     log.keep("setup", _setup(classifier, training, pretrained=pretrained))
     check_rates(params)
+    check_accumulation(params, batches.num_steps)
     check_shares(params.batch_size, (batches.num_draws, training.validation.num_draws))
     _check_memory(classifier, training, log, pretrained=pretrained)
     collector, best = EvidenceCollector(log.keep, batches, params.gradient_accumulation_steps), BestWeights()

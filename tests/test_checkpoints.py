@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.shared.errors import CheckpointError
 from stages.shared.training.checkpoints import NUM_TRAININGS, Checkpoints
 
 INPUTS = {"params": {"seed": 0}, "data": "abc"}
@@ -80,7 +81,7 @@ def test_only_some_trainings_are_kept_and_none_that_runs(tmp_path: Path) -> None
         folders.append(Checkpoints(tmp_path, {"number": number}).folder)
         os.utime(folders[-1], (number, number))
     Checkpoints(tmp_path, {"number": "last"})
-    assert len(list(tmp_path.iterdir())) == NUM_TRAININGS + 1
+    assert len(list(tmp_path.glob("*/"))) == NUM_TRAININGS + 1
     assert running.folder.is_dir()
     assert not folders[1].is_dir()
 
@@ -89,6 +90,7 @@ def test_a_second_process_with_the_same_training_keeps_off(tmp_path: Path) -> No
     store = saved(tmp_path, 3)
     program = f"""
 from pathlib import Path
+from stages.shared.errors import CheckpointError
 from stages.shared.training.checkpoints import Checkpoints
 store = Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r})
 assert not store.is_ours
@@ -102,6 +104,60 @@ store.remove()
     assert store.is_ours
     del store
     assert Checkpoints(tmp_path, INPUTS).is_ours
+
+
+def test_a_training_begins_while_others_are_forgotten(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from stages.shared.errors import CheckpointError
+from stages.shared.training.checkpoints import Checkpoints
+for number in range(100):
+    inputs = {{"name": sys.argv[1], "number": number % {NUM_TRAININGS}}}
+    assert Checkpoints(Path({str(tmp_path)!r}), inputs).folder.is_dir()
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program, name]) for name in "abc"]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+def test_a_checkpoint_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    """And of those before the newest stays, so that the next has more room."""
+    store = saved(tmp_path, 3, 4)
+    program = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from stages.shared.errors import CheckpointError
+from stages.shared.training.checkpoints import Checkpoints
+store = Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    store.save(5, {{"model/0000": np.zeros(100_000)}}, {{}})
+except OSError:
+    pass
+"""
+    folder = store.folder
+    del store
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["000000000004", "lock"]
+
+
+@pytest.mark.parametrize("put_there", ["a file", "a folder in place of a lock"])
+def test_a_folder_that_cannot_be_used(tmp_path: Path, put_there: str) -> None:
+    place = tmp_path / "checkpoints"
+    if put_there == "a file":
+        place.touch()
+    else:
+        (place / "lock").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=rf"checkpoints cannot be kept in {place}: .*type: dvc repro"):
+        Checkpoints(place, INPUTS)
+
+
+def test_folders_among_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 3).folder
+    for name in (".ipynb_checkpoints", "000000000099-x.npz"):
+        (folder / name).mkdir()
+    assert newest(Checkpoints(tmp_path, INPUTS)) == 3
 
 
 def test_nothing_in_a_checkpoint_is_code(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ SPEED = ("train/data_wait_share", "train/images_per_second")
 def the_run(folder: Path) -> Any:
     """The only run of ``folder`` once it is shipped; nothing of the run may be left running."""
     tiny.wait_for_recorders(folder)
-    assert tiny.processes(folder) == []
+    assert tiny.left_running(folder) == []
     runs = tiny.mlflow_runs(folder)
     assert len(runs) == 1
     return runs[0]

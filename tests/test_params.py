@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.shared.errors import ParamsError
-from stages.shared.params import load, parse, read_yaml
+from stages.shared.params import TrainParams, load, parse, read_yaml
 from tests.tiny import ROOT
 
 SHIPPED = ROOT / "params.yaml"
@@ -98,6 +98,16 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     assert "adadelta" in lines["train.optimizer"]
     assert "min" in lines["evaluate.gates.accuracy"]
     assert "dvc repro" in message
+
+
+@pytest.mark.parametrize("name", ["epochs", "fine_tune_epochs"])
+def test_a_phase_is_longer_than_its_warm_up(name: str) -> None:
+    train = load(SHIPPED).train.model_dump()
+    chosen = {**train, "fine_tune_epochs": 4, "warmup_epochs": 3}
+    TrainParams.model_validate(chosen)
+    TrainParams.model_validate({**chosen, "fine_tune_epochs": 0})
+    with pytest.raises(ValidationError, match=f"warmup_epochs 3 leaves none of {name} 3"):
+        TrainParams.model_validate({**chosen, name: 3})
 
 
 def test_duplicate_key_is_refused(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Setup, 
 from stages.shared.prepared import Prepared
 from stages.shared.rules.crash import out_of_memory
 from stages.shared.rules.outcome import Finding
-from stages.shared.sampling import plan_sampling
+from stages.shared.sampling import SamplingPlan
 from stages.shared.training.batches import TrainBatches
 from stages.shared.training.collector import EvidenceCollector
-from stages.shared.training.preflight import Preflight, check_memory, check_rates, check_shares
+from stages.shared.training.preflight import Preflight, check_accumulation, check_memory, check_rates, check_shares
 from stages.shared.training.recalibration import Recalibration
 
 SHIPPED = params.load(Path(__file__).parent.parent / "params.yaml")
@@ -33,12 +33,13 @@ def classifier() -> Any:
     return built
 
 
-def batches(batch_size: int = 8, *, constant: bool = False) -> TrainBatches:
+def batches(batch_size: int = 8, *, num_draws: int = 16, constant: bool = False) -> TrainBatches:
     shape = (16, SIZE_PX, SIZE_PX, 3)
     shard = np.full(shape, 90, np.uint8) if constant else np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     images = Prepared(("cat", "dog"), np.array([0, 1] * 8), tuple(map(str, range(16))), SIZE_PX, (shard,), "")
     policy = SHIPPED.augment.model_copy(update={"brightness": 0.0, "contrast": 0.0})
-    return TrainBatches(images, plan_sampling(images.class_counts(), "none"), policy, batch_size, seed=3)
+    plan = SamplingPlan((num_draws // 2, num_draws // 2), (1.0, 1.0))
+    return TrainBatches(images, plan, policy, batch_size, seed=3)
 
 
 def begun(classifier: Any, kept: list[Any], phase: str = "head", data: TrainBatches | None = None, **values: Any) -> Preflight:
@@ -91,6 +92,14 @@ def test_rates_of_both_phases_are_looked_at_before_the_first(name: str) -> None:
     check_rates(SHIPPED.train.model_copy(update={"fine_tune_epochs": 0, "fine_tune_learning_rate": 0.0}))
 
 
+def test_more_batches_averaged_than_there_are() -> None:
+    chosen = SHIPPED.train.model_copy(update={"epochs": 4, "fine_tune_epochs": 2, "gradient_accumulation_steps": 16})
+    check_accumulation(chosen, steps_per_epoch=8)
+    check_accumulation(chosen.model_copy(update={"fine_tune_epochs": 0}), steps_per_epoch=4)
+    with pytest.raises(UntrainableError, match=r"steps 16 averages more batches than the 14 of train\.fine_tune_epochs 2"):
+        check_accumulation(chosen, steps_per_epoch=7)
+
+
 @pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 1), ({"gradient_accumulation_steps": 4}, 3)])
 def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[str, Any], num_still: int) -> None:
     preflight = begun(classifier, [], **values)
@@ -135,9 +144,10 @@ def test_images_without_content(classifier: Any) -> None:
 def test_a_batch_that_cannot_fit(classifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     check_memory(classifier, batches(), lambda name, part: kept.append(part))
-    assert not kept
+    check_memory(classifier, batches(10**8), lambda name, part: kept.append(part))
+    assert not kept, "no step has more images than an epoch"
     with pytest.raises(TooLargeError, match=r"train\.batch_size 100000000 needs at least .* GB at 32 px.*train\.batch_size \d+ fits"):
-        check_memory(classifier, batches(10**8), lambda name, part: kept.append(part))
+        check_memory(classifier, batches(10**8, num_draws=10**8), lambda name, part: kept.append(part))
     (memory,) = kept
     assert memory.needed_bytes > memory.free_bytes > 0
     assert 16 < memory.largest_batch < 10**8
@@ -147,7 +157,7 @@ def test_a_batch_that_cannot_fit(classifier: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     classifier.get_layer(model.BACKBONE_LAYER).trainable = False
     frozen: list[Any] = []
-    check_memory(classifier, batches(10**6), lambda name, part: frozen.append(part))
+    check_memory(classifier, batches(10**6, num_draws=10**6), lambda name, part: frozen.append(part))
     assert not frozen, "a frozen backbone keeps nothing for the way back"
 
 

@@ -10,6 +10,8 @@ from stages.flight.runs.run import failure, status
 
 OOM_LINES = "loading\nterminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc"
 
+CHATTER = "E0000 00:00:1795619339.753581   10138 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)"
+
 
 def ending(**fields: Any) -> dict[str, Any]:
     return {"type": "stage-end", "stage": "train", "exit_code": None, "signal": None, "oom_kills": 0, "last_lines": "", **fields}
@@ -28,6 +30,8 @@ ORPHAN = {"type": "orphan", "stage": "train", "cause": "dvc ended", "kind": "ter
     [
         ([ending(exit_code=0)], None, None, "FINISHED"),
         ([ending(exit_code=3, last_lines="first\nlast")], "exception", "exit code 3: last", "FAILED"),
+        ([ending(exit_code=3, last_lines=f"reason\n{CHATTER}")], "exception", "exit code 3: reason", "FAILED"),
+        ([ending(signal=9, oom_kills=1, last_lines=CHATTER)], "out-of-memory", "for lack of memory (SIGKILL)", "FAILED"),
         ([ending(exit_code=3)], "exception", "exit code 3: and wrote nothing to standard error", "FAILED"),
         ([ending(exit_code=0, kind="exception", cause="before its work was done")], "exception", "before its work was done", "FAILED"),
         ([ending(signal=9)], "killed", "ended by SIGKILL", "KILLED"),

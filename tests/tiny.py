@@ -111,9 +111,22 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def left_running(folder: Path) -> list[psutil.Process]:
+    """Every process of ``folder`` that does not end of itself; one that is told to end takes its time on a busy machine."""
+    left: list[psutil.Process] = psutil.wait_procs(processes(folder), timeout=60)[1]
+    return left
+
+
+def _is_recorder(process: psutil.Process) -> bool:
+    try:
+        return "stages.flight.record.recorder" in process.cmdline()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
 def wait_for_recorders(folder: Path, timeout_s: float = 120) -> None:
     """Wait until every recorder of ``folder``, and each that one starts for an older run, has closed and shipped its run."""
-    while living := [process for process in processes(folder) if "stages.flight.record.recorder" in process.cmdline()]:
+    while living := list(filter(_is_recorder, processes(folder))):
         _, left = psutil.wait_procs(living, timeout=timeout_s)
         assert not left, f"still recording: {left}"
 

@@ -36,5 +36,9 @@ class TooLargeError(FlightError):
     failure_kind = "out-of-memory"
 
 
+class CheckpointError(FlightError):
+    """The folder of the checkpoints cannot be used."""
+
+
 class NonFiniteLossError(FlightError):
     """The training loss became NaN or infinite."""

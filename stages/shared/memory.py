@@ -40,8 +40,12 @@ def limit_bytes() -> int:
 
 def free_bytes() -> int:
     """What this process may still take, by the machine and by its limits."""
-    used = psutil.Process().memory_info().rss
-    return max(0, min(psutil.virtual_memory().available, limit_bytes() - used))
+    used = psutil.Process().memory_info()
+    left = [psutil.virtual_memory().available, limit_bytes() - used.rss]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        left.append(soft - used.vms)
+    return max(0, min(left))
 
 
 def _group_files(version_2: str, version_1: str) -> list[Path]:

@@ -171,6 +171,13 @@ class TrainParams(Section):
             raise ValueError("schedule plateau sets the rate itself: warmup_epochs must be 0, or the schedule constant or cosine")
         return self
 
+    @model_validator(mode="after")
+    def _warm_before_the_end(self) -> TrainParams:
+        for name in ("epochs", "fine_tune_epochs"):
+            if 0 < getattr(self, name) <= self.warmup_epochs:
+                raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of {name} {getattr(self, name)}: it must be less")
+        return self
+
 
 class Gate(Section):
     min: Finite | None = None

@@ -62,7 +62,7 @@ def check(clone: Path, run: Path, stage: str, way: str) -> tuple[str, str, str, 
     status, kinds = strike.EXPECTED[way]
     told = tags.get(names.TAG_FAILURE_KIND, "-")
     checks = {
-        "left running": tiny.processes(clone) == [],
+        "left running": tiny.left_running(clone) == [],
         "status": found.info.status == status,
         "stage": tags.get(names.TAG_FAILURE_STAGE) == (stage if status != "FINISHED" else None) or way == "power loss",
         "kind": told in kinds,

@@ -17,10 +17,13 @@ MODEL_OUT = str(paths.MODEL)
 TRAIN_STAGE = "train"
 
 
-def keep_reports(workspace: Path, folder: Path, stage: str) -> None:
-    """Copy what a stage left for people (and the model) into the run's folder, which the next run does not touch."""
+def keep_reports(workspace: Path, folder: Path, stage: str, *, has_failed: bool = False) -> None:
+    """Copy what a stage left for people (and the model) into the run's folder, which the next run does not touch.
+
+    A stage that has failed may have left half a model, which is no use to anyone.
+    """
     copies = {f"{REPORTS}/{stage}": folder / REPORTS / stage}
-    if stage == TRAIN_STAGE:
+    if stage == TRAIN_STAGE and not has_failed:
         copies[MODEL_OUT] = folder / MODEL
     for source, target in copies.items():
         beside = target.with_name(f".{target.name}")

@@ -96,10 +96,11 @@ class Recorder:
         self.records.extend(fresh)
         if fresh:
             self.log.sync()  # here, where it costs the training nothing
-        for stage in [record["stage"] for record in self.records if record["type"] == "stage-end"]:
+        for ending in [record for record in self.records if record["type"] == "stage-end"]:
+            stage = ending["stage"]
             if stage in self._kept:
                 continue
-            _despite_errors(functools.partial(self._keep, stage))
+            _despite_errors(functools.partial(self._keep, stage, has_failed=runs.has_failed(ending)))
             if runs.failure(self.records) is not None:
                 if self.saw_dvc_end:  # what an earlier run diagnosed must not be read as this run's
                     shutil.rmtree(self.workspace / "reports/diagnose", ignore_errors=True)
@@ -107,10 +108,10 @@ class Recorder:
             self._kept.add(stage)
             self.log.write("kept", stage=stage)
 
-    def _keep(self, stage: str) -> None:
+    def _keep(self, stage: str, *, has_failed: bool) -> None:
         """Keep what a stage has left; of a run that died unseen, only if dvc.lock says that it is that run's still."""
         if self.saw_dvc_end or is_of_run(stage, self.workspace, plain_params(self.folder)):
-            keep_reports(self.workspace, self.folder, stage)
+            keep_reports(self.workspace, self.folder, stage, has_failed=has_failed)
 
     def _keep_lock(self) -> None:
         """Copy dvc.lock whenever it changes: a temporary folder is gone before dvc is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +21,10 @@ KINDS_OF_SIGNALS: dict[int, str] = {
     signal.SIGHUP: "terminated",
     signal.SIGINT: "interrupted",
 }
+# What TensorFlow and XLA tell of themselves on standard error: dated lines of level I, W or E, which are no reason for an end.
+START_UP_CHATTER = re.compile(
+    r"[IWE]\d{4} \d\d:\d\d:[\d.]+ +\d+ (cuda_|port\.cc|cudart_|cpu_feature)|WARNING: All log messages before absl"
+)
 KILLED_KINDS = ("killed", "terminated", "interrupted", "lost")
 
 VERDICT_FIELDS = {"verdict", "sentence", "findings", "silent", "not_applicable"}
@@ -175,7 +180,8 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
     words = f"{told['error']}: {told['message']}".strip() if told else _last_line(ending)
     # The count is of a group of processes: the stage's own exception says more.
     if ending.get("oom_kills") and told is None:
-        return "out-of-memory", f"the system killed it, or a process of it, for lack of memory ({words or 'SIGKILL'})", trace
+        quoted = words if journal.OUT_OF_MEMORY.search(words) else "SIGKILL"
+        return "out-of-memory", f"the system killed it, or a process of it, for lack of memory ({quoted})", trace
     if "orphan" in first:
         return first["orphan"].get("kind", "terminated"), first["orphan"]["cause"], None
     # A library may turn the signal into an exception of its own, above all while it is loaded.
@@ -194,7 +200,7 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
 
 
 def _last_line(ending: dict[str, Any]) -> str:
-    lines = ending.get("last_lines", "").strip().splitlines()
+    lines = [line for line in ending.get("last_lines", "").strip().splitlines() if not START_UP_CHATTER.match(line)]
     memory = [line for line in lines if journal.OUT_OF_MEMORY.search(line)]
     return str((memory or lines or [""])[-1]).strip()
 

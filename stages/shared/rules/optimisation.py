@@ -15,6 +15,7 @@ HIGH_UPDATE_RATIO, LOW_UPDATE_RATIO = 1e-2, 1e-4
 HIGHEST_HEALTHY_RATIO, HIGH_FIRST_RATIO = 0.03, 0.1
 DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
 UNLEARNED_LOSS = 0.8  # times ln K
+HIGHEST_USUAL_RATE = 0.1
 WARM_UP_STEPS = 100  # fewer steps are too few to learn in, at any rate
 
 
@@ -42,7 +43,7 @@ def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding
         evidence={"loss": last, "untrained_loss": rounded(chance_loss), "highest_update_ratio": rounded(highest)},
         explanation=f"the loss reached {last:.3g} (untrained: {chance_loss:.2f}) while single steps changed the weights by up to "
         f"{highest:.2g} times their size (usual: below {HIGHEST_HEALTHY_RATIO}).",
-        fix=(change(params, key, rounded(present * factor)), change(params, "train.clip_norm", 1.0)),
+        fix=(change(params, key, rounded(min(present * factor, HIGHEST_USUAL_RATE))), change(params, "train.clip_norm", 1.0)),
     )
 
 

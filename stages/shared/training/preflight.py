@@ -35,7 +35,8 @@ def check_memory(classifier: Any, batches: TrainBatches, keep: EvidenceSink) -> 
     per_image = KEPT_SHARE * _trained_bytes(classifier) / devices.num_replicas()
     free = devices.free_memory_bytes()
     largest = max(0, int((free - FIXED_BYTES) / max(per_image, 1)))
-    found = Memory(needed_bytes=int(FIXED_BYTES + per_image * batches.batch_size), free_bytes=free, largest_batch=largest)
+    num_images = min(batches.batch_size, batches.num_draws)
+    found = Memory(needed_bytes=int(FIXED_BYTES + per_image * num_images), free_bytes=free, largest_batch=largest)
     if found.needed_bytes <= free:
         return
     keep("memory", found)
@@ -62,6 +63,22 @@ def check_rates(params: TrainParams) -> None:
             raise UntrainableError(
                 f"train.{name} is 0, so no weight would ever change. "
                 f"Usual are 1e-4 to 1e-2, and a tenth of that for fine-tuning; type: dvc exp run -S train.{name}=1e-4"
+            )
+
+
+def check_accumulation(params: TrainParams, steps_per_epoch: int) -> None:
+    """Look at whether every phase has steps enough to change the weights.
+
+    Raises:
+        UntrainableError: if one has fewer than are averaged for one change.
+    """
+    for name in ("epochs", "fine_tune_epochs"):
+        num_steps = getattr(params, name) * steps_per_epoch
+        if 0 < num_steps < params.gradient_accumulation_steps:
+            raise UntrainableError(
+                f"train.gradient_accumulation_steps {params.gradient_accumulation_steps} averages more batches than the {num_steps} of "
+                f"train.{name} {getattr(params, name)}, so no weight would ever change. "
+                f"Expected {num_steps} at most; type: dvc exp run -S train.gradient_accumulation_steps=1"
             )
 
 

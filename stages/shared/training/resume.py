@@ -57,6 +57,7 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         self._phase, self._first_epoch = "", 0
         self._metrics: list[NDArray[Any]] = []
         self._saved_at, self._cost_s = time.monotonic(), 0.0
+        self._has_told = False
 
     @property
     def position(self) -> Position | None:
@@ -118,7 +119,11 @@ class Checkpointer(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             self._store.save(number, arrays, {"origin": self._origin, "position": asdict(position), "observers": states})
         except OSError as error:  # a full disk: the training itself goes on
-            sys.stderr.write(f"No checkpoint could be written: {error}\n")
+            if not self._has_told:
+                sys.stderr.write(
+                    f"A checkpoint could not be written to {self._store.folder}: {error}. Make room; training goes on meanwhile.\n"
+                )
+            self._has_told = True
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - begun
 
