@@ -29,7 +29,7 @@ def two_classes(name: str, per_class: int, archive: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "per_class", "size_px", "alpha", "num_epochs"),
-    [("cifar10_photos.zip", 1000, 96, 0.35, 16), ("cats_dogs_photos.zip", 150, 224, 1.0, 10)],
+    [("cifar10_photos.zip", 1000, 96, 0.35, 49), ("cats_dogs_photos.zip", 150, 224, 1.0, 10)],
 )
 def test_beside_a_bare_fit(name: str, per_class: int, size_px: int, alpha: float, num_epochs: int, tmp_path: Path) -> None:
     clone = tiny.make(tmp_path / "clone")
