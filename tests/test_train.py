@@ -119,12 +119,12 @@ def test_training_tells_how_long_it_waited_for_data(images: Prepared, monkeypatc
     make = made.make
 
     def slowly(epoch: int, step: int) -> Any:
-        threading.Event().wait(0.05)
+        threading.Event().wait(0.3)
         return make(epoch, step)
 
     monkeypatch.setattr(made, "make", slowly)
     made[0]
-    assert made.waited_s >= 0.05
+    assert made.waited_s >= 0.03  # the making may have begun long before the wait, on a busy machine
 
 
 def test_the_backbone_sees_its_input_range(classifier: Any) -> None:
