@@ -90,7 +90,6 @@ def test_a_second_process_with_the_same_training_keeps_off(tmp_path: Path) -> No
     store = saved(tmp_path, 3)
     program = f"""
 from pathlib import Path
-from stages.shared.errors import CheckpointError
 from stages.shared.training.checkpoints import Checkpoints
 store = Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r})
 assert not store.is_ours
@@ -110,7 +109,6 @@ def test_a_training_begins_while_others_are_forgotten(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from stages.shared.errors import CheckpointError
 from stages.shared.training.checkpoints import Checkpoints
 for number in range(100):
     inputs = {{"name": sys.argv[1], "number": number % {NUM_TRAININGS}}}
@@ -127,7 +125,6 @@ def test_a_checkpoint_for_which_there_is_no_room_leaves_nothing_behind(tmp_path:
 import resource
 from pathlib import Path
 import numpy as np
-from stages.shared.errors import CheckpointError
 from stages.shared.training.checkpoints import Checkpoints
 store = Checkpoints(Path({str(tmp_path)!r}), {INPUTS!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -124,7 +124,7 @@ def test_training_tells_how_long_it_waited_for_data(images: Prepared, monkeypatc
 
     monkeypatch.setattr(made, "make", slowly)
     made[0]
-    assert made.waited_s >= 0.03  # the making may have begun long before the wait, on a busy machine
+    assert made.waited_s >= 0.05  # less than the making takes: on a busy machine it may have begun before the wait
 
 
 def test_the_backbone_sees_its_input_range(classifier: Any) -> None:
