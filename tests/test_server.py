@@ -57,6 +57,11 @@ def test_postgresql_s3_and_passwords(clone: Path, tmp_path: Path, monkeypatch: p
             assert newest.info.run_name == "train.seed=5"
             assert newest.data.tags["stage.train"] == "ran"
             assert first.data.tags["stage.train"] == "cached"
+            for secret, code in ((servers.PASSWORD, 1), ("wrong", 2)):
+                known = (*theirs[:2], f"MLFLOW_TRACKING_PASSWORD={secret}")
+                asked = tiny.run(tmp_path, "env", *known, "flight", "why", first.info.run_id, "--json", check=False)
+                assert asked.returncode == code, asked.stderr
+                assert (first.info.run_id in asked.stdout) == (code == 1)
             assert [point.step for point in client.get_metric_history(newest.info.run_id, "train/val_loss")] == [0, 1]
             page = Path(client.download_artifacts(newest.info.run_id, "reports/diagnose/index.html", str(tmp_path)))
             assert page.read_bytes() == (clone / "reports/diagnose/index.html").read_bytes()

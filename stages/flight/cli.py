@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stages.flight.runs import answers
 from stages.flight.runs.changes import shown
-from stages.flight.runs.index import UnknownRunError, find, find_root, load_all
+from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
 from stages.flight.runs.share import ShareError, share
 from stages.flight.runs.sync import sync
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOTHING_WRONG
     except (UnknownRunError, ShareError) as error:
-        sys.stderr.write(f"flight: {error}\n")
+        _tell(f"flight: {answers.printable(str(error))}")
         return WRONG_USAGE
 
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--limit", type=_positive, default=20, metavar="N", help="how many to show (default 20)")
     runs.set_defaults(command=show_runs)
     why = commands.add_parser("why", help="verdict, evidence and fix of a run; exit code 1 for any verdict but healthy")
-    why.add_argument("run", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default latest)")
+    why.add_argument("run", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default latest); also on the MLflow server")
     why.set_defaults(command=show_why)
     made = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
     made.set_defaults(command=show_which)
@@ -100,12 +100,28 @@ def show_runs(options: argparse.Namespace) -> int:
 
 def show_why(options: argparse.Namespace) -> int:
     """`flight why`."""
-    answer = answers.why(find(_recorded(), options.run))
+    answer = answers.printable(answers.why(_find_anywhere(options.run)))
     if options.json:
         _print_json(answer)
     else:
         _print_why(answer)
     return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
+
+
+def _find_anywhere(name: str) -> Run:
+    """A run recorded here, else one of another machine that has reached the MLflow server."""
+    try:
+        return find(_recorded(), name)
+    except NotRecordedError as unknown:
+        from stages.flight.runs import remote  # takes a moment to load, and most runs are found here
+
+        try:
+            run = remote.fetch(name, find_root(Path.cwd()), tell=lambda text: _tell(f"flight: {answers.printable(text)}"))
+        except UnknownRunError as error:
+            raise UnknownRunError(f"{error}; and here {unknown}") from error
+        if run is None:
+            raise
+        return run
 
 
 def show_which(options: argparse.Namespace) -> int:
@@ -181,19 +197,30 @@ def _print_why(answer: dict[str, Any]) -> None:
     console.print(f"run {answer['run_id']}, [{COLOURS[answer['status']]}]{answer['status']}[/]", highlight=False)
     if answer["failure"]:
         failure = answer["failure"]
-        console.print(f"failed in {failure['stage']} ({failure['kind']}): {escape(failure['cause'])}", highlight=False)
+        console.print(f"failed in {escape(failure['stage'])} ({escape(failure['kind'])}): {escape(failure['cause'])}", highlight=False)
     for finding in answer["findings"]:
-        console.print(f"\n[bold]{finding['fault']}[/] (score {finding['score']:.2f}): {escape(finding['explanation'])}", highlight=False)
+        fault, score = escape(finding["fault"]), finding["score"]
+        console.print(f"\n[bold]{fault}[/] (score {score:.2f}): {escape(finding['explanation'])}", highlight=False)
         for name, value in finding["evidence"].items():
-            console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", highlight=False)
-        for fix in finding["fix"]:
-            told = f"{fix['param']} {shown(fix['from'])} → {shown(fix['to'])}:  {fix['command']}" if "command" in fix else fix["action"]
-            console.print(f"  fix: {escape(told)}", highlight=False)
-    console.print(f"\nlooked for and not found: {', '.join(answer['silent']) or 'nothing'}", style="dim", highlight=False)
+            console.print(f"  {escape(name.replace('_', ' '))}: {escape(str(value))}", highlight=False)
+        _print_fixes(finding, console)
+    for finding in answer["speed"]:
+        console.print(f"\n[bold]speed, {finding['fault']}[/]: {escape(finding['explanation'])}", highlight=False)
+        _print_fixes(finding, console)
+    console.print(f"\nlooked for and not found: {escape(', '.join(answer['silent'])) or 'nothing'}", style="dim", highlight=False)
     for fault, signal in answer["not_applicable"].items():
-        console.print(f"could not look for {fault}: it needs {signal}", style="dim", highlight=False)
+        console.print(escape(f"could not look for {fault}: it needs {signal}"), style="dim", highlight=False)
     if answer["page"]:
         console.print(f"page: {answer['page']}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _print_fixes(finding: dict[str, Any], console: Console) -> None:
+    """Each change, and then the one command that tries them together; in one piece, so that it can be copied."""
+    for fix in finding["fix"]:
+        told = f"{fix['param']} {shown(fix['from'])} → {shown(fix['to'])}" if "command" in fix else fix["action"]
+        console.print(f"  fix: {escape(told)}", highlight=False)
+    for command in dict.fromkeys(fix["command"] for fix in finding["fix"] if "command" in fix):
+        console.print(f"  {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from stages.flight.record import journal
+from stages.flight.runs import speed
 from stages.flight.runs.changes import changed
 from stages.flight.runs.run import Run
+
+# What a terminal takes for a command, or for the direction of writing; not the ends of lines, and tabs.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def runs(recorded: Sequence[Run], limit: int) -> list[dict[str, Any]]:
@@ -48,6 +54,24 @@ def why(run: Run) -> dict[str, Any]:
         "mlflow_run_id": run.mlflow_run_id,
         "status": run.status,
         "failure": {name: run.failure[name] for name in ("stage", "kind", "cause")} if run.failure else None,
-        "speed": [],
+        "speed": _speed(run),
         "page": str(page) if page.is_file() else None,
     }
+
+
+def _speed(run: Run) -> list[dict[str, Any]]:
+    """What the journal tells of speed; nothing, if it is not as this version writes it."""
+    path = run.folder / journal.FILE_NAME
+    try:
+        return speed.findings(journal.read(path)[0], run.params)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return []
+
+
+def printable(value: Any) -> Any:
+    """A JSON value whose texts, which may come from anywhere, do nothing to a terminal but appear on it."""
+    if isinstance(value, str):
+        return UNPRINTABLE.sub("", value)
+    if isinstance(value, dict):
+        return {printable(name): printable(item) for name, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list | tuple) else value

@@ -16,9 +16,15 @@ class UnknownRunError(Exception):
     """No recorded run, or several, have the name given."""
 
 
+class NotRecordedError(UnknownRunError):
+    """No run recorded here has the name given; another machine's may."""
+
+
 def find_root(start: Path) -> Path:
-    """The nearest folder upwards that holds records; ``start`` itself if there is none."""
-    return next((folder for folder in (start, *start.parents) if (folder / RECORDS_FOLDER).is_dir()), start)
+    """The nearest folder upwards that holds records, else a pipeline; ``start`` itself if there is none."""
+    upwards = (start, *start.parents)
+    holding = [folder for folder in upwards if (folder / RECORDS_FOLDER).is_dir()]
+    return next(iter([*holding, *(folder for folder in upwards if (folder / "dvc.yaml").is_file())]), start)
 
 
 def load_all(root: Path) -> tuple[list[Run], list[str]]:
@@ -55,16 +61,17 @@ def find(runs: Sequence[Run], name: str) -> Run:
     """A run by id, MLflow id, unique prefix of either, run name, ``latest``, ``latest~N`` or ``best``.
 
     Raises:
-        UnknownRunError: naming the nearest ones.
+        UnknownRunError: naming the nearest ones; NotRecordedError if the name is one that a run of another machine may have.
     """
+    back = _steps_back(name)
     if not runs:
-        raise UnknownRunError("no run has been recorded yet. Type: dvc repro")
+        kind = UnknownRunError if name == "best" or back is not None else NotRecordedError
+        raise kind("no run has been recorded yet. Type: dvc repro")
     if name == "best":
         scored = [run for run in runs if "evaluate/macro_f1" in run.metrics]
         if not scored:
             raise UnknownRunError("no run has been evaluated yet, so none is best. Type: flight runs")
         return max(scored, key=lambda run: run.metrics["evaluate/macro_f1"])
-    back = _steps_back(name)
     if back is not None:
         if back >= len(runs):
             raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(runs)}. Type: flight runs")
@@ -77,7 +84,7 @@ def find(runs: Sequence[Run], name: str) -> Run:
         raise UnknownRunError(f"'{name}' fits {len(matches)} runs: {', '.join(run.id for run in matches[:5])}. Give more of the id.")
     known = [*(run.id for run in runs), *(run.experiment or run.name for run in runs)]
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or [runs[0].id]
-    raise UnknownRunError(f"no run is called '{name}'. Nearest: {', '.join(dict.fromkeys(nearest))}. Type: flight runs")
+    raise NotRecordedError(f"no run is called '{name}'. Nearest: {', '.join(dict.fromkeys(nearest))}. Type: flight runs")
 
 
 def _steps_back(name: str) -> int | None:
