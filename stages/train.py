@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,10 @@ from stages.shared.params import AugmentParams, TrainParams, load
 from stages.shared.sampling import SamplingPlan
 from stages.shared.training.batches import PlainBatches, TrainBatches
 from stages.shared.training.checkpoints import Checkpoints
-from stages.shared.training.collector import EvidenceCollector, EvidenceLog, probe
+from stages.shared.training.collector import EvidenceCollector, EvidenceLog, StopWhenHopeless
 from stages.shared.training.optimizers import optimizer
 from stages.shared.training.preflight import Preflight, check_accumulation, check_memory, check_rates, check_shares
+from stages.shared.training.probe import BRIEF, Prober
 from stages.shared.training.recalibration import Recalibration
 from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
 
@@ -60,32 +60,44 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
         TooLargeError: if a step does not fit into memory.
         UntrainableError: if the first steps show that nothing can come of it.
         NonFiniteLossError: as soon as the loss is NaN or infinite.
+        HopelessError: at the end of an epoch after which nothing can come of it, if it is to stop then.
     """
     params, batches = training.params, training.batches
     with devices.distribution():
         classifier, pretrained = _build(batches.images, params, training.backbone)
-    log.keep("setup", _setup(classifier, training, pretrained=pretrained))
+    log.keep(_setup(training, pretrained=pretrained))
     check_rates(params)
     check_accumulation(params, batches.num_steps)
     check_shares(params.batch_size, (batches.num_draws, training.validation.num_draws))
     _check_memory(classifier, training, log, pretrained=pretrained)
-    collector, best = EvidenceCollector(log.keep, batches, params.gradient_accumulation_steps), BestWeights()
+    prober = Prober(classifier, batches, training.validation, log.keep)
+    collector, best = EvidenceCollector(log.keep, batches, prober, params.gradient_accumulation_steps), BestWeights()
     observers: dict[str, Stateful] = {"evidence": log, "collector": collector, "best": best, "recording": recording}
     checkpointer = Checkpointer(training.checkpoints, batches, observers, training.run)
     if cut_off := checkpointer.position:
         told(cut_off, checkpointer.origin)
+    else:
+        prober.look_at_inputs()
+        prober.ask("start", 0, BRIEF)
     num_epochs = cut_off.first_epoch if cut_off else 0
-    for phase in [phase for phase in PHASES if _plan(params, phase)[0]]:
+    hopeless = [StopWhenHopeless(log)] if params.stop_when_hopeless else []
+    phases = [phase for phase in PHASES if _plan(params, phase)[0]]
+    for phase in phases:
         if phase == FINE_TUNE and pretrained:
             model.unfreeze(classifier, params.fine_tune_fraction, batchnorm_training=params.batchnorm_training)
         if cut_off is None or PHASES.index(phase) >= PHASES.index(cut_off.phase):
             collector.enter(phase)
             is_new = cut_off is None or cut_off.phase != phase
             preflight = [Preflight(batches, params, phase, log.keep)] if is_new else []
-            num_epochs = _fit(classifier, training, phase, num_epochs, [*preflight, collector, best, recording], checkpointer)
-    if params.restore_best_weights:
+            num_epochs = _fit(
+                classifier, training, phase, num_epochs, [*preflight, collector, *hopeless, best, recording], checkpointer, log
+            )
+            if phase != phases[-1]:
+                prober.ask("phase end", num_epochs - 1, BRIEF)
+    prober.ask("end", num_epochs - 1)
+    if params.restore_best_weights and 0 <= best.epoch < num_epochs - 1:
         best.put_back(classifier)
-    probe(classifier, batches, training.validation.images, log.keep)
+        prober.ask("kept", best.epoch, BRIEF)
     found = log.evidence()
     assert found is not None  # noqa: S101  (setup was kept above)
     is_best = params.restore_best_weights and best.epoch >= 0  # which no epoch is if no validation loss was finite
@@ -122,20 +134,31 @@ def _check_memory(classifier: Any, training: Training, log: EvidenceLog, *, pret
         classifier.get_layer(model.BACKBONE_LAYER).trainable = False
 
 
-def _setup(classifier: Any, training: Training, *, pretrained: bool) -> evidence.Setup:
+def _setup(training: Training, *, pretrained: bool) -> evidence.Setup:
     return evidence.Setup(
         num_classes=len(training.batches.images.classes),
         num_train=training.batches.num_draws,
         num_val=training.validation.num_draws,
         batch_size=training.params.batch_size,
         steps_per_epoch=training.batches.num_steps,
+        num_head_epochs=training.params.epochs,
+        num_fine_tune_epochs=training.params.fine_tune_epochs,
         pretrained=pretrained,
-        num_trainable=int(sum(math.prod(variable.shape) for variable in classifier.trainable_variables)),
         optimizer=training.params.optimizer,
+        precision=keras.config.dtype_policy().compute_dtype,
+        is_augmented=training.batches.policy.changes_images,
     )
 
 
-def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, observers: Sequence[Any], checkpointer: Checkpointer) -> int:
+def _fit(
+    classifier: Any,
+    training: Training,
+    phase: str,
+    first_epoch: int,
+    observers: Sequence[Any],
+    checkpointer: Checkpointer,
+    log: EvidenceLog,
+) -> int:
     """One phase: compiled anew, since a change of ``trainable`` counts from the next compilation on. Returns how many epochs there were."""
     params, batches = training.params, training.batches
     num_epochs, rate = _plan(params, phase)
@@ -166,6 +189,8 @@ def _fit(classifier: Any, training: Training, phase: str, first_epoch: int, obse
             verbose=1 if sys.stdout.isatty() else 2,
         )
         epoch, step, is_done = history.epoch[-1] + 1, 0, classifier.stop_training
+    if epoch < num_epochs:
+        log.keep(evidence.Stop(phase=phase, epoch=epoch - 1, reason="early-stopping"))
     return first_epoch + epoch
 
 

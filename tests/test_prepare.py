@@ -13,6 +13,7 @@ from PIL import Image
 
 from stages import prepare as stage
 from stages.shared import images, prepared
+from stages.shared.errors import UnreadableImageError
 
 SIZE_PX = 8
 TURNED = {
@@ -192,3 +193,9 @@ def test_another_size_keeps_the_picture(tmp_path: Path, size_px: int) -> None:
     pixels = square(tmp_path / "halves.png")
     assert (pixels[:, :2] == 0).all()
     assert (pixels[:, -2:] == (10, 200, 90)).all()
+
+
+def test_a_file_that_was_damaged_since_is_named(raw: Path, tmp_path: Path) -> None:
+    (raw / "03.png").write_bytes((raw / "03.png").read_bytes()[:60])
+    with pytest.raises(UnreadableImageError, match=r"03\.png cannot be decoded \(.*dvc repro --force ingest"):
+        prepared.write(manifest().query("split == 'train'"), ("a", "b"), raw, SIZE_PX, tmp_path / "prepared")

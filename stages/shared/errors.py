@@ -20,6 +20,10 @@ class SourceError(FlightError):
     """The image source or the backbone's weights cannot be used."""
 
 
+class UnreadableImageError(FlightError):
+    """An image that validation took for good cannot be decoded."""
+
+
 class RejectedDataError(FlightError):
     """A critical check of the data failed; the report says which images."""
 
@@ -34,6 +38,10 @@ class TooLargeError(FlightError):
     """A step would not fit into memory."""
 
     failure_kind = "out-of-memory"
+
+
+class HopelessError(FlightError):
+    """A training of which nothing can come was stopped."""
 
 
 class CheckpointError(FlightError):

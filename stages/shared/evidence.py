@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from stages.shared import files
 
-VERSION = 1
+VERSION = 2
 
 
 def _read_number(value: Any) -> Any:
@@ -33,16 +34,19 @@ class Part(BaseModel):
 
 
 class Setup(Part):
-    """What the training set out to do; ``num_train`` counts the draws of an epoch."""
+    """What the training set out to do; ``num_train`` counts the draws of an epoch, ``precision`` is what layers compute in."""
 
     num_classes: int
     num_train: int
     num_val: int
     batch_size: int
     steps_per_epoch: int
+    num_head_epochs: int
+    num_fine_tune_epochs: int
     pretrained: bool
-    num_trainable: int
     optimizer: str
+    precision: str
+    is_augmented: bool
 
 
 class Memory(Part):
@@ -53,23 +57,56 @@ class Memory(Part):
     largest_batch: int
 
 
+class Inputs(Part):
+    """The same training images at the backbone's input, by channel: as training and as validation read them, and scaled to [-1, 1].
+
+    ``difference`` is the mean absolute difference between the two readings, at the backbone.
+    """
+
+    train_low: tuple[Number, ...]
+    train_high: tuple[Number, ...]
+    train_mean: tuple[Number, ...]
+    train_deviation: tuple[Number, ...]
+    val_low: tuple[Number, ...]
+    val_high: tuple[Number, ...]
+    val_mean: tuple[Number, ...]
+    val_deviation: tuple[Number, ...]
+    expected_mean: tuple[float, ...]
+    expected_deviation: tuple[float, ...]
+    difference: Number
+
+
 class FirstStep(Part):
-    """The first batch of a phase: the values at the backbone's input, and the loss before any change (untrained: about ln K)."""
+    """The first step of a phase: the loss before any change (untrained: about ln K), and how many numbers are trained."""
 
     phase: str
     loss: Number
     untrained_loss: float
-    input_low: float
-    input_high: float
-    input_mean: float
-    input_deviation: float
+    num_trainable: int
+
+
+class Order(Part):
+    """Of an epoch's stream: classes in a batch on average, and in batches of the same images in random order."""
+
+    epoch: int
+    distinct_labels: float
+    expected_distinct_labels: float
+
+
+class Variants(Part):
+    """Images that the first batch of the training shares with batches of the next epoch, and how many looked different there."""
+
+    num_compared: int
+    num_different: int
 
 
 class Epoch(Part):
-    """One epoch; ``epoch`` counts from 0 within its phase (``head`` or ``fine-tune``)."""
+    """One epoch; ``epoch`` counts from 0 within its phase (``head`` or ``fine-tune``). Without validation its figures are NaN."""
 
     phase: str
     epoch: int
+    num_steps: int
+    has_validation: bool
     loss: Number
     accuracy: Number
     val_loss: Number
@@ -78,44 +115,145 @@ class Epoch(Part):
 
 
 class Step(Part):
-    """A sampled step: the batch's running loss, and the median over weights of |change| / |weight| in this step."""
+    """A sampled step: the epoch's loss so far, and |change| / |weights| of the kernels in this step.
+
+    ``update_ratio`` is their median, ``highest_ratio`` the largest, ``head_ratio`` the classifier's own; ``unchanged_share`` counts kernels
+    that did not move at all. ``norm_share`` is the median of |weights| over what it was when the phase began.
+    """
 
     phase: str
     epoch: int
     step: int
     loss: Number
     update_ratio: Number
+    highest_ratio: Number
+    head_ratio: Number
+    unchanged_share: float
+    norm_share: Number
+
+
+class Gradients(Part):
+    """The gradients of one batch, over the kernels from the first layer to the last.
+
+    ``means`` are mean absolute values by kernel; ``zero_share`` counts numbers that are exactly 0.
+    """
+
+    phase: str
+    epoch: int
+    norm: Number
+    means: tuple[Number, ...]
+    zero_share: Number
+
+
+class Activations(Part):
+    """ReLU6 outputs on one batch: by layer the share at 0 and at 6, and the share of its units that are hardly ever above 0."""
+
+    phase: str
+    epoch: int
+    at_zero: tuple[float, ...]
+    at_six: tuple[float, ...]
+    dead_units: tuple[float, ...]
 
 
 class Probe(Part):
-    """The finished classifier on a fixed subset, treated in one way (names as in the diagnosis' probe table: A, A_augmented, V)."""
+    """The classifier on a fixed subset, treated in one way (names as in the diagnosis' probe table: A, A_batch, V and so on).
 
+    ``moment`` is ``start``, ``between``, ``phase end``, ``end`` (the last weights) or ``kept`` (the chosen ones, if others); ``epoch``
+    counts over both phases. ``matched_accuracy`` is that under the renaming of the classes
+    that is best for the other half of the images, ``largest_share`` the share of
+    the class answered most often, ``confident_errors`` the share of images for which a wrong class got at least 0.9.
+    """
+
+    moment: str
+    epoch: int
     name: str
     loss: Number
-    accuracy: Number
+    accuracy: float
     num_images: int
+    matched_accuracy: float
+    largest_share: float
+    confident_errors: float
+
+
+class Objective(Part):
+    """What training minimises, against cross-entropy computed anew from the same answers to validation images.
+
+    ``penalty`` is what is added to the loss beside; the outputs' lowest, highest and (of a row) mean sum.
+    """
+
+    epoch: int
+    loss: Number
+    recomputed_loss: Number
+    penalty: Number
+    output_low: Number
+    output_high: Number
+    output_sum: Number
 
 
 class NonFinite(Part):
-    """Where the loss first was NaN or infinite."""
+    """Where the loss first was NaN or infinite; ``source`` is what of the batch was not, either: ``input``, ``label`` or nothing."""
 
     phase: str
     epoch: int
     step: int
     loss: Number
+    source: str
+
+
+class Stop(Part):
+    """A phase ended before its planned epochs: by ``early-stopping``."""
+
+    phase: str
+    epoch: int
+    reason: str
 
 
 class TrainEvidence(Part):
-    """reports/train/evidence.json."""
+    """reports/train/evidence.json. Each field but ``version`` holds parts of one kind, in the order in which they came."""
 
     version: int = VERSION
     setup: Setup
     memory: Memory | None = None
+    inputs: Inputs | None = None
+    variants: Variants | None = None
+    non_finite: NonFinite | None = None
     first_steps: tuple[FirstStep, ...] = ()
+    orders: tuple[Order, ...] = ()
     epochs: tuple[Epoch, ...] = ()
     steps: tuple[Step, ...] = ()
+    gradients: tuple[Gradients, ...] = ()
+    activations: tuple[Activations, ...] = ()
     probes: tuple[Probe, ...] = ()
-    non_finite: NonFinite | None = None
+    objectives: tuple[Objective, ...] = ()
+    stops: tuple[Stop, ...] = ()
+
+
+# The kinds of part, by the name under which they are in the journal, and the field that holds them.
+ONE: dict[str, tuple[type[Part], str]] = {
+    "setup": (Setup, "setup"),
+    "memory": (Memory, "memory"),
+    "inputs": (Inputs, "inputs"),
+    "variants": (Variants, "variants"),
+    "non_finite": (NonFinite, "non_finite"),
+}
+SEVERAL: dict[str, tuple[type[Part], str]] = {
+    "first_step": (FirstStep, "first_steps"),
+    "order": (Order, "orders"),
+    "epoch": (Epoch, "epochs"),
+    "step": (Step, "steps"),
+    "gradients": (Gradients, "gradients"),
+    "activations": (Activations, "activations"),
+    "probe": (Probe, "probes"),
+    "objective": (Objective, "objectives"),
+    "stop": (Stop, "stops"),
+}
+KINDS = ONE | SEVERAL
+EvidenceSink = Callable[[Part], None]
+
+
+def name_of(part: Part) -> str:
+    """The name of a part's kind: ``first_step``."""
+    return next(name for name, (kind, _) in KINDS.items() if type(part) is kind)
 
 
 class ClassResult(Part):
@@ -140,20 +278,35 @@ class EvaluateEvidence(Part):
 
 
 class DataEvidence(Part):
-    """What validation says of the data; ``failed_checks`` are the critical ones."""
+    """What validation says of the data; ``failed_checks`` are the critical ones.
+
+    ``split_counts`` counts images by split and class, ``num_offenders`` what each check found.
+    """
 
     passed: bool
     num_ok: int
     num_quarantined: int
-    train_counts: dict[str, int]
+    split_counts: dict[str, dict[str, int]]
+    num_offenders: dict[str, int]
     failed_checks: tuple[str, ...]
+
+    @property
+    def train_counts(self) -> dict[str, int]:
+        """Training images by class."""
+        return self.split_counts.get("train", {})
 
 
 class AugmentEvidence(Part):
-    """How strong the augmentation is."""
+    """How strong the augmentation is (see ``strength.Strength``), and what was found too strong in it: parameter and suggestion."""
 
+    outcome: str
     mean_displacement: float
     mean_share_outside: float
+    mean_brightness_change: float
+    mean_contrast_change: float
+    mean_share_erased: float
+    mean_share_mixed: float
+    too_strong: tuple[tuple[str, float | bool], ...]
     balancing: str
 
 
@@ -177,21 +330,19 @@ class Evidence(Part):
 
 
 def from_parts(parts: Iterable[tuple[str, dict[str, Any]]]) -> TrainEvidence | None:
-    """Put together the parts (name, values) that the collector handed out, whole or cut off anywhere."""
-    found: dict[str, list[Any]] = {"setup": [], "memory": [], "first_step": [], "epoch": [], "step": [], "probe": [], "non_finite": []}
+    """Put together the parts (name, values) that the collector handed out, whole or cut off anywhere.
+
+    A part that cannot be read (of another version, or damaged) is left aside; None without a setup.
+    """
+    found: dict[str, Any] = {field: [] for _, field in SEVERAL.values()}
     for name, values in parts:
-        found.setdefault(name, []).append(values)
-    if not found["setup"]:
-        return None
-    return TrainEvidence(
-        setup=found["setup"][-1],
-        memory=found["memory"][-1] if found["memory"] else None,
-        first_steps=tuple(found["first_step"]),
-        epochs=tuple(found["epoch"]),
-        steps=tuple(found["step"]),
-        probes=tuple(found["probe"]),
-        non_finite=found["non_finite"][-1] if found["non_finite"] else None,
-    )
+        kind, field = KINDS.get(name, (None, ""))
+        with contextlib.suppress(ValidationError):
+            if kind is not None and name in SEVERAL:
+                found[field].append(kind.model_validate(values))
+            elif kind is not None:
+                found[field] = kind.model_validate(values)
+    return TrainEvidence(**found) if "setup" in found else None
 
 
 def gather(reports: Path, train: TrainEvidence | None = None, failure: Failure | None = None) -> Evidence:
@@ -224,14 +375,20 @@ def _data(folder: Path) -> DataEvidence:
         passed=summary["passed"],
         num_ok=summary["num_ok"],
         num_quarantined=summary["num_quarantined"],
-        train_counts=summary["split_counts"].get("train", {}),
+        split_counts=summary["split_counts"],
+        num_offenders={check["name"]: check["num_offenders"] for check in summary["checks"]},
         failed_checks=tuple(check["name"] for check in summary["checks"] if not check["passed"] and check["severity"] == "critical"),
     )
 
 
 def _augment(folder: Path) -> AugmentEvidence:
     summary = files.read_json(folder / "summary.json")
-    return AugmentEvidence(**summary["strength"], balancing=summary["policy"]["balancing"])
+    return AugmentEvidence(
+        **summary["strength"],
+        outcome=summary["outcome"],
+        too_strong=tuple((warning["param"], warning["suggestion"]) for warning in summary["warnings"]),
+        balancing=summary["policy"]["balancing"],
+    )
 
 
 def _train(folder: Path) -> TrainEvidence:

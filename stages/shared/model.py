@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from stages.shared.errors import SourceError
 
 WEIGHTS_NAME = "weights.weights.h5"
 ARCHITECTURE_NAME = "architecture.json"
-BACKBONE_LAYER = "backbone"
+# Its layers, one after the other.
+INPUT_LAYER, BACKBONE_LAYER, POOL_LAYER, DROPOUT_LAYER, ANSWER_LAYER = "input_range", "backbone", "pool", "dropout", "probabilities"
 
 
 def build_classifier(num_classes: int, size_px: int, *, alpha: float, dropout: float, batchnorm_momentum: float, seed: int) -> Any:
@@ -30,11 +32,16 @@ def build_classifier(num_classes: int, size_px: int, *, alpha: float, dropout: f
     for layer in _batchnorm_layers(backbone):
         layer.momentum = batchnorm_momentum
     images = keras.Input((size_px, size_px, 3), name="image")
-    features = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1, name="input_range")(images))
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    dropped = keras.layers.Dropout(dropout, seed=seed, name="dropout")(pooled)
-    probabilities = keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")(dropped)
+    features = backbone(keras.layers.Rescaling(1 / 127.5, offset=-1, name=INPUT_LAYER)(images))
+    pooled = keras.layers.GlobalAveragePooling2D(name=POOL_LAYER)(features)
+    dropped = keras.layers.Dropout(dropout, seed=seed, name=DROPOUT_LAYER)(pooled)
+    probabilities = keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name=ANSWER_LAYER)(dropped)
     return keras.Model(images, probabilities, name="classifier")
+
+
+def num_trainable(classifier: Any) -> int:
+    """How many numbers training may change."""
+    return int(sum(math.prod(variable.shape) for variable in classifier.trainable_variables))
 
 
 def batchnorm_layers(classifier: Any) -> list[Any]:
@@ -51,7 +58,7 @@ class BackboneInTraining(keras.Model):  # type: ignore[misc]
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
-        self._layers_in_order = [classifier.get_layer(name) for name in ("input_range", BACKBONE_LAYER, "pool")]
+        self._layers_in_order = [classifier.get_layer(name) for name in (INPUT_LAYER, BACKBONE_LAYER, POOL_LAYER)]
 
     def call(self, images: Any) -> Any:
         scale, backbone, pool = self._layers_in_order
@@ -84,7 +91,7 @@ def pooled_backbone(folder: Path, size_px: int, alpha: float) -> Any:
     """The backbone of ``folder`` as images (n, size_px, size_px, 3), 0 to 255, to features (n, num_features) float32."""
     classifier = build_classifier(2, size_px, alpha=alpha, dropout=0.0, batchnorm_momentum=0.9, seed=0)
     load_backbone(classifier, folder)
-    return keras.Model(classifier.input, classifier.get_layer("pool").output, name="features")
+    return keras.Model(classifier.input, classifier.get_layer(POOL_LAYER).output, name="features")
 
 
 def _misfit(reason: str) -> SourceError:

@@ -120,6 +120,22 @@ class PrepareParams(Section):
     image_size_px: Annotated[int, Field(ge=32, le=512)]
 
 
+# Of the augmentation: what changes an image.
+CHANGES = (
+    "rotation_degrees",
+    "width_shift",
+    "height_shift",
+    "shear",
+    "zoom",
+    "horizontal_flip",
+    "brightness",
+    "contrast",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+)
+
+
 class AugmentParams(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)]
     width_shift: Fraction
@@ -135,6 +151,11 @@ class AugmentParams(Section):
     cutmix: NonNegative
     balancing: Literal["none", "class_weight", "oversample", "undersample"]
     seed: Seed
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether any change is on."""
+        return any(getattr(self, name) for name in CHANGES)
 
 
 class TrainParams(Section):
@@ -161,6 +182,7 @@ class TrainParams(Section):
     batchnorm_recalibration_images: Count
     label_smoothing: FractionBelowOne
     restore_best_weights: bool
+    stop_when_hopeless: bool
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
     deterministic: bool
     seed: Seed

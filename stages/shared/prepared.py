@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages.shared import files
-from stages.shared.images import load_square
+from stages.shared.errors import UnreadableImageError
+from stages.shared.images import DECODING_ERRORS, load_square
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,13 @@ def write(split: pd.DataFrame, classes: Sequence[str], raw: Path, size_px: int, 
 
 
 def _decode(path: Path, size_px: int) -> tuple[NDArray[np.uint8], bytes]:
-    image = load_square(path, size_px)
+    try:
+        image = load_square(path, size_px)
+    except DECODING_ERRORS as error:
+        raise UnreadableImageError(
+            f"{path} cannot be decoded ({type(error).__name__}: {error}), and could when it was validated. "
+            "Repair or remove it in the source; then type: dvc repro --force ingest"
+        ) from error
     return image, hashlib.sha256(image.data).digest()
 
 

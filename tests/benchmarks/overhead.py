@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -22,15 +23,17 @@ EPOCHS = 4
 # Student's t, 95 % two-sided, by degrees of freedom.
 T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
-# Wraps what recording adds to a training; time of all threads counts, since TensorFlow computes in its own.
+# Wraps what recording and probing add to a training: processor time, of all threads, since TensorFlow computes in its own; and the seconds
+# of every call.
 MEASURE = """
-import functools, json, runpy, sys, time
+import functools, json, time
 from stages import train as stage
 from stages.flight.record.journal import Journal
 from stages.flight.record.keras_callback import JournalCallback
-from stages.shared.training.collector import EvidenceCollector
+from stages.shared.training.collector import EvidenceCollector, StopWhenHopeless
+from stages.shared.training.probe import Prober
 
-spent, depth = {}, 0
+spent, calls, depth = {}, {}, 0
 
 def measured(owner, name):
     inner = getattr(owner, name)
@@ -38,36 +41,38 @@ def measured(owner, name):
     def call(*arguments, **options):
         global depth
         depth += 1
-        begun = time.process_time()
+        begun = time.process_time(), time.monotonic()
         try:
             return inner(*arguments, **options)
         finally:
             depth -= 1
             if not depth:
                 key = f"{owner.__name__}.{name}"
-                spent[key] = spent.get(key, 0) + time.process_time() - begun
+                spent[key] = spent.get(key, 0) + time.process_time() - begun[0]
+                calls.setdefault(key, []).append(time.monotonic() - begun[1])
     setattr(owner, name, call)
 
-for owner in (JournalCallback, EvidenceCollector):
+for owner in (JournalCallback, EvidenceCollector, StopWhenHopeless):
     for name in [name for name in vars(owner) if name.startswith("on_")]:
         measured(owner, name)
-measured(Journal, "write")
-fit = stage._fit
+for owner, name in ((Prober, "ask"), (Prober, "look_at_inputs"), (Journal, "write")):
+    measured(owner, name)
+train = stage.train
 total = {"seconds": 0.0, "processor": 0.0}
 
 def timed(*arguments, **options):
     begun = time.monotonic(), time.process_time()
     try:
-        return fit(*arguments, **options)
+        return train(*arguments, **options)
     finally:
         total["seconds"] += time.monotonic() - begun[0]
         total["processor"] += time.process_time() - begun[1]
 
-stage._fit = timed
+stage.train = timed
 import os
 from pathlib import Path
 stage.main(Journal(Path(os.environ["FOLDER"])))
-print("MEASURED" + json.dumps({"spent": spent, "total": total}))
+print("MEASURED" + json.dumps({"spent": spent, "calls": calls, "total": total}))
 """
 
 
@@ -78,11 +83,16 @@ def interval(values: list[float]) -> str:
     return f"{mean:.4f} ({max(0.0, mean - half):.4f} to {mean + half:.4f})"
 
 
-def inside(clone: Path) -> tuple[float, dict[str, float]]:
-    """The share of recording in the processor time of the epochs, and of each part."""
+def measure(clone: Path) -> dict[str, Any]:
+    """One training with all that is added to it measured: ``spent`` by part, ``calls`` by part, and in ``total`` the whole."""
     with tempfile.TemporaryDirectory() as folder:
         done = tiny.run(clone, "env", f"FOLDER={folder}", "python", "-c", MEASURE)
-    found = json.loads(done.stdout.split("MEASURED")[1])
+    return dict(json.loads(done.stdout.split("MEASURED")[1]))
+
+
+def inside(clone: Path) -> tuple[float, dict[str, float]]:
+    """The share of recording in the processor time of the epochs, and of each part."""
+    found = measure(clone)
     total = found["total"]["processor"]
     return sum(found["spent"].values()) / total, {name: value / total for name, value in found["spent"].items()}
 

@@ -29,7 +29,7 @@ batches = TrainBatches(prepared.read(paths.PREPARED, "train"), plan, policy, 32,
 digest = hashlib.sha256()
 for epoch in range(2):
     batches.start(epoch)
-    digest.update(batches.order().tobytes())
+    digest.update(batches.order(batches.epoch).tobytes())
     for step in range(len(batches)):
         for array in batches[step]:
             digest.update(array.tobytes())

@@ -16,7 +16,7 @@ from stages.flight.record.journal import Journal
 class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes metrics and digests of each epoch.
 
-    ``batches`` gives ``order()`` and ``make(epoch, step)`` of the present ``epoch``, and in ``waited_s`` how long training waited for it.
+    ``batches`` gives ``order(epoch)``, ``make(epoch, step)``, the present ``epoch``, and in ``waited_s`` how long one waited for it.
     """
 
     def __init__(self, log: Journal, batches: Any) -> None:
@@ -37,7 +37,7 @@ class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         images, _, _ = self._batches.make(self._batches.epoch, 0)
-        self._inputs = {"order": _digest(self._batches.order()), "first_batch": _digest(images)}
+        self._inputs = {"order": _digest(self._batches.order(self._batches.epoch)), "first_batch": _digest(images)}
         self._begun, self._waited_s, self._num_steps = time.monotonic(), self._batches.waited_s, 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:

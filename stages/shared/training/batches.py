@@ -41,6 +41,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._threads = ThreadPoolExecutor(self._num_ahead - 1, thread_name_prefix="batches", initializer=_give_way)
         self._made: dict[tuple[int, int], Future[Batch]] = {}
 
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of ``rows`` as this split is read, before any augmentation: (n, size_px, size_px, 3)."""
+        return self.images.gather(rows)
+
     def make(self, epoch: int, step: int) -> Batch:
         """The batch of a step."""
         raise NotImplementedError
@@ -105,18 +109,18 @@ class TrainBatches(Batches):
         rows, draws = epoch_rows(self.images.labels, self.plan, self.seed, epoch)
         return rows, draws, random_numbers(self.policy.seed, epoch, self.num_draws)
 
-    def order(self) -> NDArray[np.int64]:
-        """The rows of the present epoch in the order in which they are trained on."""
-        return self._epoch(self.epoch)[0]
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch in the order in which they are trained on."""
+        return self._epoch(epoch)[0]
 
     def make(self, epoch: int, step: int) -> Batch:
         rows, draws, numbers = self._epoch(epoch)
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         drawn = draw(self.policy, numbers[draws[part]], self.images.size_px)
-        changed = change([self.images.image(int(row)) for row in rows[part]], drawn, self.policy.fill_mode)
+        changed = change(list(self.read(rows[part])), drawn, self.policy.fill_mode)
         labels = self.images.labels[rows[part]]
         weights = np.array(self.plan.class_weights, np.float32)[labels]
-        weighted = mix_targets(_one_hot(labels, len(self.images.classes)) * weights[:, None], drawn)  # each class keeps its own weight
+        weighted = mix_targets(one_hot(labels, len(self.images.classes)) * weights[:, None], drawn)  # each class keeps its own weight
         totals = weighted.sum(axis=1)
         return mix(changed, drawn), weighted / totals[:, None], totals
 
@@ -132,7 +136,7 @@ class PlainBatches(Batches):
 
     def make(self, epoch: int, step: int) -> Batch:
         rows = np.arange(self.num_draws)[step * self.batch_size : (step + 1) * self.batch_size]
-        return self.images.gather(rows), _one_hot(self.images.labels[rows], len(self.images.classes)), np.ones(len(rows), np.float32)
+        return self.read(rows), one_hot(self.images.labels[rows], len(self.images.classes)), np.ones(len(rows), np.float32)
 
 
 def _give_way() -> None:
@@ -141,5 +145,6 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+def one_hot(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    """Targets (n, num_classes) of labels (n,)."""
     return np.eye(num_classes, dtype=np.float32)[labels]

@@ -1,4 +1,4 @@
-"""Gathers the evidence of a training, piece by piece, and stops it when the loss is not finite."""
+"""Gathers the evidence of a training, piece by piece, and stops it when the loss is not finite or nothing can come of it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
-from stages.shared.augmentation import change, draw, random_numbers
-from stages.shared.errors import NonFiniteLossError
-from stages.shared.evidence import Epoch, NonFinite, Probe, Step, TrainEvidence, from_parts
-from stages.shared.prepared import Prepared
+from stages.shared.errors import HopelessError, NonFiniteLossError
+from stages.shared.evidence import Epoch, EvidenceSink, NonFinite, Part, Step, TrainEvidence, from_parts, name_of
+from stages.shared.training import hopeless, signals, stream
 from stages.shared.training.batches import TrainBatches
+from stages.shared.training.probe import BRIEF, Prober
 
-EvidenceSink = Callable[[str, BaseModel], None]
-PROBE_IMAGES = 256
-PROBE_SEED = 0
+# Epochs whose order is looked at: the second tells whether it changes what the first shows.
+ORDERED_EPOCHS = 2
+# Images trained on between two probes. A brief probe passes 512 images forward, a third of the work of training on them: half a percent.
+IMAGES_BETWEEN_PROBES = 35_000
 
 
 class EvidenceLog:
@@ -29,9 +29,9 @@ class EvidenceLog:
         self._sink = sink
         self._parts: list[tuple[str, dict[str, Any]]] = []
 
-    def keep(self, name: str, part: BaseModel) -> None:
+    def keep(self, part: Part) -> None:
         """Add one piece."""
-        self._add(name, part.model_dump(mode="json"))
+        self._add(name_of(part), part.model_dump(mode="json"))
 
     def _add(self, name: str, values: dict[str, Any]) -> None:
         self._parts.append((name, values))
@@ -52,64 +52,122 @@ class EvidenceLog:
 
 
 class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
-    """Hands each piece of evidence to ``sink``: per epoch, and for sampled steps.
+    """Hands each piece of evidence to ``sink``: per epoch, for sampled steps, and now and then the probe's answers.
 
     Steps are sampled at powers of two from the start of each phase (where an unsuitable rate shows at once) and once in
-    the middle of each epoch; of steps whose gradients are averaged, the last, which changes the weights.
+    the middle of each epoch. Where gradients of several steps are averaged, a sample spans as many, of which one changes the weights:
+    which one, only the optimizer knows once it has left out a step.
     """
 
-    def __init__(self, sink: EvidenceSink, batches: TrainBatches, gradient_accumulation_steps: int) -> None:
+    def __init__(self, sink: EvidenceSink, batches: TrainBatches, prober: Prober, gradient_accumulation_steps: int) -> None:
         super().__init__()
-        self._sink, self._batches, self._steps_a_change = sink, batches, gradient_accumulation_steps
+        self._sink, self._batches, self._prober = sink, batches, prober
+        self._steps_a_change = gradient_accumulation_steps
         self._phase = ""
         self._epoch = 0
         self._num_steps_done = 0
+        self._num_epoch_steps = 0
+        self._num_unprobed_steps = 0
+        self._first_norms: list[float] = []
         self._before: list[NDArray[Any]] | None = None
 
     def enter(self, phase: str) -> None:
         """Begin a phase."""
-        self._phase, self._num_steps_done = phase, 0
+        self._phase, self._num_steps_done, self._first_norms = phase, 0, []
 
     def state(self) -> dict[str, Any]:
-        return {"num_steps_done": self._num_steps_done}
+        return {
+            "num_steps_done": self._num_steps_done,
+            "num_unprobed_steps": self._num_unprobed_steps,
+            "first_norms": self._first_norms,
+            "weights": self._before or [],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._num_steps_done = state["num_steps_done"]
+        self._num_steps_done, self._num_unprobed_steps = state["num_steps_done"], state["num_unprobed_steps"]
+        self._first_norms, self._before = state["first_norms"], list(state["weights"]) or None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._num_epoch_steps = epoch, self._batches.first_step
+        if not self._first_norms:
+            self._first_norms = _norms(kernels(self.model))
+        if self._batches.first_step == 0 and self._batches.epoch < ORDERED_EPOCHS:
+            self._sink(stream.order(self._batches, self._batches.epoch))
+            if self._batches.epoch == 0:
+                self._sink(stream.variants(self._batches, 0))
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if self._is_sampled(self._step(batch)):
+        if self._num_steps_done % self._steps_a_change == 0 and self._is_sampled(self._step(batch)):
             self._before = kernels(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         loss, step = float((logs or {})["loss"]), self._step(batch)
         self._num_steps_done += 1
-        if self._before is not None:
-            ratio = _update_ratio(self._before, kernels(self.model))
-            self._sink("step", Step(phase=self._phase, epoch=self._epoch, step=step, loss=loss, update_ratio=ratio))
+        self._num_epoch_steps += 1
+        self._num_unprobed_steps += 1
+        if self._before is not None and self._num_steps_done % self._steps_a_change == 0:
+            self._sink(Step(phase=self._phase, epoch=self._epoch, step=step, loss=loss, **self._changes(self._before)))
             self._before = None
         if not math.isfinite(loss):
-            self._sink("non_finite", NonFinite(phase=self._phase, epoch=self._epoch, step=step, loss=loss))
+            source = _not_finite(*self._batches.make(self._batches.epoch, step)[:2])
+            self._sink(NonFinite(phase=self._phase, epoch=self._epoch, step=step, loss=loss, source=source))
             raise NonFiniteLossError(f"the training loss became {loss} at step {step} of epoch {self._epoch} of the phase '{self._phase}'.")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        values = {name: float(logs[name]) for name in names}
-        self._sink("epoch", Epoch(phase=self._phase, epoch=epoch, learning_rate=rate, **values))
+        values: dict[str, Any] = {name: float(logs.get(name, math.nan)) for name in names}
+        values |= {"num_steps": self._num_epoch_steps, "has_validation": "val_loss" in logs}
+        self._sink(Epoch(phase=self._phase, epoch=epoch, learning_rate=rate, **values))
+        if epoch == 0:
+            batch = self._batches.make(self._batches.epoch, 0)
+            self._sink(signals.gradients(self.model, batch, self._phase, epoch))
+            self._sink(signals.activations(self.model, batch[0], self._phase, epoch))
+        if self._num_unprobed_steps * self._batches.batch_size >= IMAGES_BETWEEN_PROBES:
+            self._num_unprobed_steps = 0
+            self._prober.ask("between", self._batches.epoch, BRIEF)
+
+    def _changes(self, before: list[NDArray[Any]]) -> dict[str, float]:
+        """The figures of a step from the kernels before it and now."""
+        after = kernels(self.model)
+        old_norms = _norms(before)
+        sizes = _norms([new - old for old, new in zip(before, after, strict=True)])
+        ratios = [size / (norm + 1e-12) for size, norm in zip(sizes, old_norms, strict=True)] or [0.0]
+        shares = [now / (first + 1e-12) for first, now in zip(self._first_norms, _norms(after), strict=True)] or [1.0]
+        return {
+            "update_ratio": float(np.median(ratios)),
+            "highest_ratio": float(np.max(ratios)),
+            "head_ratio": ratios[-1],
+            "unchanged_share": float(np.mean([ratio == 0 for ratio in ratios])),
+            "norm_share": float(np.median(shares)),
+        }
 
     def _is_sampled(self, step: int) -> bool:
-        number, rest = divmod(self._num_steps_done + 1, self._steps_a_change)
-        changes = rest == 0
-        is_power_of_two = (number - 1) & (number - 2) == 0
-        middle = self._batches.num_steps // 2
-        return changes and (is_power_of_two or middle <= step < middle + self._steps_a_change)
+        """Whether the change that begins with ``step`` of the epoch is looked at."""
+        number = self._num_steps_done // self._steps_a_change  # of changes before it
+        last, middle = step + self._steps_a_change - 1, self._batches.num_steps // 2
+        return number & (number - 1) == 0 or middle <= last < middle + self._steps_a_change
 
     def _step(self, batch: int) -> int:
         return self._batches.first_step + batch
+
+
+class StopWhenHopeless(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends a training of which nothing can come, at the end of an epoch.
+
+    Raises:
+        HopelessError: with the reason.
+    """
+
+    def __init__(self, log: EvidenceLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        found = self._log.evidence()
+        if found is not None and (reason := hopeless.reason(found)):
+            raise HopelessError(f"{reason} Training stopped; to let such trainings run on: dvc exp run -S train.stop_when_hopeless=false")
 
 
 def kernels(model: Any) -> list[NDArray[Any]]:
@@ -117,36 +175,10 @@ def kernels(model: Any) -> list[NDArray[Any]]:
     return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.trainable_variables if weight.ndim > 1]
 
 
-def _update_ratio(before: list[NDArray[Any]], after: list[NDArray[Any]]) -> float:
-    """Median over kernels of the norm of the change over the norm of the weights."""
-    ratios = [
-        float(np.linalg.norm((new - old).ravel()) / (np.linalg.norm(old.ravel()) + 1e-12)) for old, new in zip(before, after, strict=True)
-    ]
-    return float(np.median(ratios)) if ratios else 0.0
+def _norms(arrays: list[NDArray[Any]]) -> list[float]:
+    return [float(np.linalg.norm(array.ravel())) for array in arrays]
 
 
-def probe(classifier: Any, train_batches: TrainBatches, val_set: Prepared, sink: EvidenceSink) -> None:
-    """Evaluate the finished model on fixed subsets: A (training images as they are), A_augmented (the same, changed), V (validation)."""
-    train_set, policy = train_batches.images, train_batches.policy
-    train_rows, val_rows = _subset(len(train_set.labels)), _subset(len(val_set.labels))
-    plain = train_set.gather(train_rows)
-    changed = change(list(plain), draw(policy, random_numbers(PROBE_SEED, 0, len(plain)), train_set.size_px), policy.fill_mode)
-    for name, images, truth in (
-        ("A", plain, train_set.labels[train_rows]),
-        ("A_augmented", changed, train_set.labels[train_rows]),
-        ("V", val_set.gather(val_rows), val_set.labels[val_rows]),
-    ):
-        probabilities = _probabilities(classifier, images, train_batches.batch_size)
-        losses = -np.log(np.clip(probabilities[np.arange(len(truth)), truth], 1e-7, 1))
-        accuracy = float((probabilities.argmax(axis=1) == truth).mean())
-        sink("probe", Probe(name=name, loss=float(losses.mean()), accuracy=accuracy, num_images=len(truth)))
-
-
-def _probabilities(classifier: Any, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Answers in inference mode, (n, num_classes)."""
-    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    return np.concatenate([keras.ops.convert_to_numpy(classifier(part, training=False)) for part in parts])
-
-
-def _subset(num_images: int) -> NDArray[np.int64]:
-    return np.sort(np.random.default_rng(PROBE_SEED).permutation(num_images)[:PROBE_IMAGES])
+def _not_finite(images: NDArray[Any], targets: NDArray[Any]) -> str:
+    """Which of a batch's parts holds a NaN or an infinity."""
+    return next((name for name, values in (("input", images), ("label", targets)) if not np.isfinite(values).all()), "")

@@ -11,10 +11,10 @@ import numpy as np
 
 from stages.shared import devices, model
 from stages.shared.errors import TooLargeError, UntrainableError
-from stages.shared.evidence import FirstStep, Memory
+from stages.shared.evidence import EvidenceSink, FirstStep, Memory
 from stages.shared.params import TrainParams
 from stages.shared.training.batches import TrainBatches
-from stages.shared.training.collector import EvidenceSink, kernels
+from stages.shared.training.collector import kernels
 
 # Peak memory of a step over that of all outputs of the layers that are trained, and what comes beside. Measured with TensorFlow on a CPU:
 # 0.83 to 0.88 and 0.25 to 0.3 GB (96 px alpha .35 with 128 and 256 images, 160 px alpha 1.0 with 32 and 64). Taken a little low: it must
@@ -39,7 +39,7 @@ def check_memory(classifier: Any, batches: TrainBatches, keep: EvidenceSink) -> 
     found = Memory(needed_bytes=int(FIXED_BYTES + per_image * num_images), free_bytes=free, largest_batch=largest)
     if found.needed_bytes <= free:
         return
-    keep("memory", found)
+    keep(found)
     fits = (
         f"train.batch_size {2 ** int(math.log2(largest))} fits"
         if largest
@@ -131,18 +131,16 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         self._num_steps = params.gradient_accumulation_steps * (1 + rising) + scaled
         self._step = 0
         self._before: list[Any] = []
-        self._values: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         images, _, _ = self._batches.make(self._batches.epoch, 0)
-        values = keras.ops.convert_to_numpy(self.model.get_layer("input_range")(images)).astype(np.float64)
+        values = keras.ops.convert_to_numpy(self.model.get_layer(model.INPUT_LAYER)(images)).astype(np.float64)
         low, high, spread = float(values.min()), float(values.max()), float(values.std())
         if low < INPUT_RANGE[0] - TOLERANCE or high > INPUT_RANGE[1] + TOLERANCE or spread < LEAST_SPREAD:
             raise UntrainableError(
                 f"the first batch reaches the backbone with values from {low:.3g} to {high:.3g}, standard deviation {spread:.2g}. "
                 "Expected pictures in [-1, 1]: look at reports/augment/index.html, and at the layer input_range in stages/shared/model.py."
             )
-        self._values = {"input_low": low, "input_high": high, "input_mean": float(values.mean()), "input_deviation": spread}
         self._before = kernels(self.model)
         self._num_steps = min(self._num_steps, self.params["steps"] * self.params["epochs"])
 
@@ -150,9 +148,9 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         self._step += 1
         if self._step == 1:
             untrained = math.log(len(self._batches.images.classes))
-            self._keep(
-                "first_step", FirstStep(phase=self._phase, loss=float((logs or {})["loss"]), untrained_loss=untrained, **self._values)
-            )
+            num_trainable = model.num_trainable(self.model)
+            loss = float((logs or {})["loss"])
+            self._keep(FirstStep(phase=self._phase, loss=loss, untrained_loss=untrained, num_trainable=num_trainable))
         if self._step == self._num_steps:
             moved = any(not np.array_equal(old, new) for old, new in zip(self._before, kernels(self.model), strict=True))
             self._before = []
