@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from stages.flight.record import journal
 from stages.shared import diagnosis, paths
-from stages.shared.evidence import Evidence, gather
-from stages.shared.params import Params, load
-from stages.shared.rules import Verdict, judge
-
-
-def diagnose(evidence: Evidence, params: Params) -> Verdict:
-    """The verdict on a run that went through."""
-    return judge(evidence, params)
+from stages.shared.evidence import gather
+from stages.shared.params import load
+from stages.shared.rules import judge
 
 
 def main(log: journal.Journal) -> None:
     evidence = gather(paths.DIAGNOSE_REPORT.parent)
-    verdict = diagnose(evidence, load(paths.PARAMS))
+    verdict = judge(evidence, load(paths.PARAMS))
     diagnosis.write(verdict, evidence, paths.DIAGNOSE_REPORT)
     log.say(f"\n{verdict.sentence}\nThe whole diagnosis: flight why, or {paths.DIAGNOSE_REPORT}/index.html\n")
 

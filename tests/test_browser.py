@@ -14,10 +14,12 @@ import pytest
 
 from stages import augment, validate
 from stages.flight.record import experiment, names
+from stages.shared import diagnosis
 from stages.shared.params import load
 from stages.shared.prepared import Prepared
 from stages.shared.quality.scan import scan
-from tests import bad_images, servers, tiny
+from stages.shared.rules import judge
+from tests import bad_images, rule_cases, servers, tiny
 from tests.policies import EVERYTHING
 
 CHROMIUM = shutil.which("chromium")
@@ -169,6 +171,36 @@ def test_the_augmentation_report_from_its_file(browser: Any, width: int, scheme:
     assert "-S augment.width_shift=0.2" in page.locator("pre").inner_text()
     assert faults == []
     page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_diagnosis_from_its_file(browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+    """Of several faults: nothing is wider than the screen, the moment is marked, the command can be copied; hostile texts stay texts."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults, asked = faults_of(page), []
+    page.on("request", lambda request: asked.append(request.url))
+    hostile = rule_cases.failed("out-of-memory", "<img src=x onerror=alert(1)> " + "allocating" * 40)
+    cases = [(name, found[0]) for name, found in rule_cases.FIRES.items() if name in PICTURED]
+    for name, case in [*cases, ("hostile", rule_cases.healthy(failure=hostile)), ("healthy", rule_cases.healthy())]:
+        diagnosis.write(judge(case, load(tiny.ROOT / "params.yaml")), case, tmp_path / name)
+        page.goto((tmp_path / name / "index.html").as_uri())
+        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("svg line[stroke-dasharray]").count() == (name in PICTURED)
+        assert page.locator(".probe tr").count() > 3
+        if page.locator("pre").count():
+            assert "dvc exp run -S" in page.locator("pre").first.inner_text()
+            page.locator("[data-copy]").first.click()
+            page.get_by_text(re.compile("^(copied|selected)$")).first.wait_for()
+    assert (tmp_path / "overfitting/index.html").read_text().count("<pre>") == 1
+    assert faults == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+# Faults of which a curve shows the moment.
+PICTURED = ("overfitting", "learning-rate-too-high", "learning-rate-collapsed", "destructive-fine-tuning", "under-trained")
 
 
 def rgb(colour: str) -> tuple[int, ...]:

@@ -22,7 +22,15 @@ def render(template: str | Path, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["points"] = chart_points
+    environment.filters["shown"] = shown
     return environment.get_template(path.name).render(**content)
+
+
+def shown(value: Any) -> str:
+    """A parameter or a figure as a person writes it: three digits, ``true``, ``null``."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def chart_points(values: Sequence[float | None], low: float, high: float, width: float, height: float) -> str:

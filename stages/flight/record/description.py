@@ -32,8 +32,9 @@ def of_ended(folder: Path, name: str, ending: dict[str, Any]) -> str:
     lines = [verdict["sentence"], ""]
     if failure := ending["failure"]:
         lines += [f"Failed in **{failure['stage']}** ({failure['kind']}): {failure['cause']}", ""]
-    for fix in next((finding["fix"] for finding in verdict["findings"]), []):
-        lines += [f"Fix: `{fix['command']}`" if "command" in fix else f"Fix: {fix['action']}", ""]
+    fixes: list[dict[str, str]] = next((finding["fix"] for finding in verdict["findings"]), [])
+    for fix in dict.fromkeys(f"`{fix['command']}`" if "command" in fix else fix["action"] for fix in fixes):
+        lines += [f"Fix: {fix}", ""]
     lines += [f"New in this run: {name}", ""]
     if drift := _read(folder / DRIFT):
         lines += [f"Data: {drift['sentence']}", ""]

@@ -7,24 +7,52 @@ A rule is a pure function whose docstring is its explanation. It answers fired, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from stages.shared.evidence import Evidence
 from stages.shared.params import Params
-from stages.shared.rules import crash, generalisation, optimisation
-from stages.shared.rules.outcome import Finding, Missing, Rule
+from stages.shared.rules import crash, data, generalisation, mode, optimisation, pace
+from stages.shared.rules.outcome import Finding, Fix, Missing, Rule, name_of
+from stages.shared.rules.scores import weighed
+from stages.shared.rules.signals import chance_deviation, probe, untrained_loss
 
+# Between a healthy gap of accuracies and one that means overfitting; more validation images than these leave no doubt about it.
+BORDER, FEW_IMAGES = 2 * generalisation.MIN_GAP, 100
+
+# In the order of decision: how the run ended, the data, images and answers treated unlike, nothing learned or unstable, the speed of
+# learning, generalisation, capacity.
 RULES: tuple[Rule, ...] = (
     crash.data_rejected,
+    crash.undecodable_image,
     crash.out_of_memory,
     crash.interrupted,
-    optimisation.learning_rate_too_high,
+    crash.data_exhausted,
+    data.leakage,
+    data.bad_split,
+    data.unshuffled_data,
+    mode.wrong_input_range,
+    mode.preprocessing_mismatch,
+    mode.loss_mismatch,
+    mode.label_order_mismatch,
     optimisation.non_finite_values,
-    optimisation.learning_rate_too_low,
-    generalisation.class_imbalance,
+    optimisation.nothing_trains,
+    optimisation.destructive_fine_tuning,
+    optimisation.learning_rate_too_high,
+    mode.batchnorm_mismatch,
+    pace.learning_rate_collapsed,
+    pace.unsuitable_optimizer,
+    pace.learning_rate_too_low,
+    generalisation.over_regularised,
+    generalisation.excessive_augmentation,
+    data.label_noise,
+    data.class_imbalance,
+    generalisation.frozen_augmentation,
+    generalisation.insufficient_augmentation,
     generalisation.overfitting,
+    generalisation.final_not_best,
+    pace.under_trained,
+    generalisation.capacity_limited,
 )
 
 
@@ -40,13 +68,8 @@ class Verdict(BaseModel):
     not_applicable: dict[str, str]
 
 
-def name_of(rule: Rule) -> str:
-    """The fault that a rule looks for, as it is written: ``class-imbalance``."""
-    return rule.__name__.replace("_", "-")
-
-
 def judge(evidence: Evidence, params: Params | None) -> Verdict:
-    """Ask every rule; findings come in the order of decision. ``params`` serve the fixes alone."""
+    """Ask every rule; the likeliest finding comes first. ``params`` serve the fixes alone."""
     findings: list[Finding] = []
     silent: list[str] = []
     not_applicable: dict[str, str] = {}
@@ -58,14 +81,9 @@ def judge(evidence: Evidence, params: Params | None) -> Verdict:
             not_applicable[name_of(rule)] = answer.signal
         else:
             silent.append(name_of(rule))
-    verdict, sentence = _conclude(evidence, findings)
-    return Verdict(
-        verdict=verdict,
-        sentence=sentence,
-        findings=tuple(findings),
-        silent=tuple(silent),
-        not_applicable=not_applicable,
-    )
+    ordered = weighed(findings)
+    verdict, sentence = _conclude(evidence, ordered)
+    return Verdict(verdict=verdict, sentence=sentence, findings=ordered, silent=tuple(silent), not_applicable=not_applicable)
 
 
 def _conclude(evidence: Evidence, findings: Sequence[Finding]) -> tuple[str, str]:
@@ -82,12 +100,30 @@ def _conclude(evidence: Evidence, findings: Sequence[Finding]) -> tuple[str, str
     num_classes = evidence.train.setup.num_classes
     if found.accuracy_low <= 1 / num_classes:
         return "unknown", f"unknown: {figures}, no better than guessing among {num_classes} classes; no rule found the reason."
+    if min((epoch.loss for epoch in evidence.train.epochs), default=0.0) >= untrained_loss(evidence.train):
+        return "unknown", f"unknown: {figures}, although training loss never fell below that of guessing; no rule found the reason."
     if found.missed_gates:
         return "unknown", f"unknown: {figures}; gates missed: {', '.join(found.missed_gates)}; no rule found the reason."
+    if doubt := _doubt(evidence):
+        return "inconclusive", f"inconclusive: {figures}; {doubt}"
     return "healthy", f"healthy: {figures}; no rule found a fault."
 
 
-def _advice(fix: Sequence[dict[str, Any]]) -> str:
+def _doubt(evidence: Evidence) -> str | None:
+    """Why too few validation images leave open whether the training images were learned by heart."""
+    known, validated = probe(evidence.train, "A"), probe(evidence.train, "V")
+    if evidence.train is None or known is None or validated is None or evidence.train.setup.num_val > FEW_IMAGES:
+        return None
+    gap, half_width = known.accuracy - validated.accuracy, 2 * chance_deviation(validated.num_images)
+    if not gap - half_width < BORDER <= gap + half_width:
+        return None
+    return (
+        f"accuracy is {gap:.2f} higher on training images than on {validated.num_images} of validation, give or take {half_width:.2f}: "
+        "too few to tell healthy from overfitting. Give validation more images (validate.val_fraction)."
+    )
+
+
+def _advice(fix: Fix) -> str:
     first = next(iter(fix), None)
     if first is None:
         return ""

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 
 from stages.shared.evidence import Evidence, Memory
 from stages.shared.params import Params
-from stages.shared.rules.outcome import Finding, Missing, change
+from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes
+
+# How Pillow, simplejpeg, OpenCV and TensorFlow say that a file is no picture, or not a whole one.
+UNDECODABLE = re.compile(
+    r"UnreadableImageError|UnidentifiedImageError|cannot identify image|image file is truncated|broken data stream|"
+    r"[Cc]orrupt JPEG|Invalid JPEG|could not decode|Unknown image file format|Input is empty",
+)
 
 
 def data_rejected(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """Validation refused the data: training on it would be impossible or meaningless."""
+    """Validation refused the data: training on it would be impossible or meaningless.
+
+    The critical checks are few: no usable image, fewer than two classes, a class without an image in a split, the same image in two splits,
+    too many unreadable files. Mend the source, or, where a check has one, its threshold.
+    """
     if evidence.data is None:
         return Missing("the summary of validate")
     if evidence.data.passed:
@@ -18,7 +29,6 @@ def data_rejected(evidence: Evidence, params: Params | None) -> Finding | Missin
     failed = ", ".join(evidence.data.failed_checks)
     return Finding(
         fault="data-rejected",
-        score=1.0,
         severity="critical",
         evidence={
             "num_ok": evidence.data.num_ok,
@@ -26,42 +36,98 @@ def data_rejected(evidence: Evidence, params: Params | None) -> Finding | Missin
             "failed_checks": failed,
         },
         explanation=f"validation refused the data ({failed}).",
-        fix=({"action": "mend or remove the images listed in reports/validate/index.html, or correct ingest.source"},),
+        fix=action("mend or remove the images listed in reports/validate/index.html, or correct ingest.source"),
+    )
+
+
+def undecodable_image(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """A file that validation has not quarantined could not be decoded later on: it has changed since, or its check was switched off.
+
+    The message names the file.
+    """
+    failure = evidence.failure
+    if failure is None or failure.kind != "exception" or not UNDECODABLE.search(failure.cause):
+        return None
+    return Finding(
+        fault="undecodable-image",
+        severity="critical",
+        evidence={"stage": failure.stage, "cause": failure.cause},
+        explanation=f"{failure.stage} could not decode an image: {failure.cause.splitlines()[0]}",
+        fix=action("repair or remove that file in the source, then type: dvc repro --force ingest"),
     )
 
 
 def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """The process asked for more memory than there was."""
-    if evidence.failure is None or evidence.failure.kind != "out-of-memory":
+    """The process asked for more memory than there was.
+
+    What a step needs grows with the batch, and with the square of the image's side. The batch shrinks by half, or to what was estimated to
+    fit; gradient accumulation keeps the effective batch as it was.
+    """
+    failure = evidence.failure
+    if failure is None or failure.kind != "out-of-memory":
         return None
-    trains = evidence.failure.stage in ("train", "evaluate") and params is not None and params.train.batch_size > 1
     memory = evidence.train.memory if evidence.train else None
-    smaller = change(params, "train.batch_size", _smaller(params.train.batch_size, memory)) if trains and params is not None else None
     return Finding(
         fault="out-of-memory",
-        score=1.0,
         severity="critical",
-        evidence={"stage": evidence.failure.stage, "cause": evidence.failure.cause},
-        explanation=f"{evidence.failure.stage} ran out of memory: {evidence.failure.cause}",
-        fix=(smaller or {"action": "use smaller images, or a machine with more memory"},),
+        evidence={"stage": failure.stage, "cause": failure.cause},
+        explanation=f"{failure.stage} ran out of memory: {failure.cause}",
+        fix=_smaller_batch(params, memory, failure.stage) or action("use smaller images, or a machine with more memory"),
     )
 
 
-def _smaller(batch_size: int, memory: Memory | None) -> int:
-    """Half of the batch, or the largest power of two that was estimated to fit."""
-    half = batch_size // 2
-    return min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None and memory.largest_batch else half
+def _smaller_batch(params: Params | None, memory: Memory | None, stage: str) -> Fix:
+    if params is None or stage not in ("train", "evaluate") or params.train.batch_size == 1:
+        return ()
+    half = params.train.batch_size // 2
+    fitting = min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None and memory.largest_batch else half
+    averaged = params.train.gradient_accumulation_steps * round(params.train.batch_size / fitting)
+    return changes(params, {"train.batch_size": fitting, "train.gradient_accumulation_steps": averaged})
 
 
 def interrupted(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """A signal or a lost machine ended the run, not its own doing."""
-    if evidence.failure is None or evidence.failure.kind not in ("killed", "terminated", "interrupted", "lost"):
+    """A signal or a lost machine ended the run, not its own doing. A training goes on where it was cut off."""
+    failure = evidence.failure
+    if failure is None or failure.kind not in ("killed", "terminated", "interrupted", "lost"):
         return None
     return Finding(
         fault="interrupted",
-        score=1.0,
-        severity="warning",
-        evidence={"stage": evidence.failure.stage, "kind": evidence.failure.kind, "cause": evidence.failure.cause},
-        explanation=f"{evidence.failure.stage} was ended from outside: {evidence.failure.cause}",
-        fix=({"action": "run it again: dvc repro"},),
+        evidence={"stage": failure.stage, "kind": failure.kind, "cause": failure.cause},
+        explanation=f"{failure.stage} was ended from outside: {failure.cause}",
+        fix=action("go on with it: dvc repro"),
     )
+
+
+def data_exhausted(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Training or validation got fewer batches than its data have, or fewer epochs than asked for, and nobody had stopped it.
+
+    A generator that does not repeat, or steps counted from something else than the data, end training early without an error.
+    """
+    train = evidence.train
+    if train is None or not train.epochs:
+        return Missing("an epoch of training")
+    planned = {"head": train.setup.num_head_epochs, "fine-tune": train.setup.num_fine_tune_epochs}
+    stopped = {stop.phase for stop in train.stops}
+    for phase, num_planned in planned.items():
+        epochs = [epoch for epoch in train.epochs if epoch.phase == phase]
+        fewest = min((epoch.num_steps for epoch in epochs), default=train.setup.steps_per_epoch)
+        unvalidated = sum(not epoch.has_validation for epoch in epochs)
+        has_ended = evidence.failure is None and train.non_finite is None
+        is_short = has_ended and phase not in stopped and len(epochs) < num_planned
+        if fewest < train.setup.steps_per_epoch or is_short or (epochs and unvalidated == len(epochs)):
+            return Finding(
+                fault="data-exhausted",
+                severity="critical",
+                evidence={
+                    "phase": phase,
+                    "fewest_steps": fewest,
+                    "planned_steps": train.setup.steps_per_epoch,
+                    "epochs": len(epochs),
+                    "planned_epochs": num_planned,
+                    "epochs_without_validation": unvalidated,
+                },
+                explanation=f"the phase '{phase}' had {len(epochs)} of {num_planned} epochs, of as few as {fewest} of "
+                f"{train.setup.steps_per_epoch} steps, {unvalidated} of them without validation: the data ran out.",
+                fix=action("derive the number of steps from the data, or let the data set repeat (stages/shared/training/batches.py)"),
+            )
+    return None

@@ -1,86 +1,294 @@
-"""Rules about trainings that learn, but not what they should."""
+"""Rules about trainings that learn, but not what they should: by heart, from images changed too much, or held back."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from stages.shared.evidence import Evidence
-from stages.shared.params import Params
-from stages.shared.rules.outcome import Finding, Missing, change, rounded
+from stages.shared.evidence import AugmentEvidence, Evidence, TrainEvidence
+from stages.shared.params import ALPHAS, Params
+from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
+from stages.shared.rules.signals import best_epoch, chance_deviation, epochs_of, finite, phase_reached, probe, skill
 
 MIN_GAP = 0.10
 MIN_LOSS_RISE = 1.1
 LATEST_MINIMUM = 0.6
-MIN_CLASS_RATIO = 3
-MIN_RECALL_GAP = 0.05
-LOW_RECALL = 0.3
+MEMORISED = 0.9
+MIN_LOSS_GAP = 0.35  # in nats, between validation and training images
+MAX_COST_OF_WEAKNESS = 0.04
 WEAK_DISPLACEMENT = 0.02
+MIN_COST = 0.12
+MIN_FALL_FROM_BEST, MIN_LOSS_ABOVE_BEST = 0.03, 1.15
+MIN_DROPOUT_GAP, SHRUNK, MUCH_PENALTY = 0.12, 0.5, 0.5
+MUCH_MIXED = 0.1  # of an image is its partner
+LITTLE_SKILL = 0.2
+GOOD = 0.9  # skill with which nobody calls a training held back
+MIN_COMPARED = 8  # images that look alike by chance where half are only mirrored: 1 in 256
+LARGER = "take larger images, a wider network, or unfreeze more of it"
+MODERATE = {
+    "rotation_degrees": 10.0,
+    "width_shift": 0.1,
+    "height_shift": 0.1,
+    "shear": 0.1,
+    "zoom": 0.1,
+    "brightness": 0.1,
+    "contrast": 0.1,
+    "random_erasing": 0.2,
+    "mixup": 0.2,
+    "cutmix": 0.5,
+}
+MORE_IMAGES = "collect more training images: what parameters can do is done"
+STRONGER = {
+    "augment.rotation_degrees": 8.0,
+    "augment.width_shift": 0.1,
+    "augment.height_shift": 0.1,
+    "augment.zoom": 0.1,
+    "augment.horizontal_flip": True,
+}
 
 
-def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """A rare class is hardly ever recognised, while the frequent ones carry the accuracy."""
-    if evidence.data is None or evidence.evaluate is None or not any(evidence.data.train_counts.values()):
-        return Missing("the class counts and the test")
-    counts = {label: count for label, count in evidence.data.train_counts.items() if count}
-    results = {result.label: result for result in evidence.evaluate.classes}
-    largest, smallest = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
-    ratio = counts[largest] / counts[smallest]
-    gap = evidence.evaluate.accuracy - evidence.evaluate.macro_recall
-    rare = results.get(smallest)
-    if rare is None:
-        return Missing("the test result of the rarest class")
-    if ratio < MIN_CLASS_RATIO or gap < MIN_RECALL_GAP or rare.recall >= LOW_RECALL or rare.predicted >= rare.num_images:
+def frozen_augmentation(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Augmentation is on, and an image looks the same in every epoch: what was drawn once is kept.
+
+    A cache after the random change, or a generator seeded anew each epoch, does this; the network sees no more images than there are.
+    """
+    train = evidence.train
+    if train is None or train.variants is None or train.variants.num_compared < MIN_COMPARED:
+        return Missing("enough images of the first batch that were seen again in the second epoch")
+    found = train.variants
+    if not train.setup.is_augmented or found.num_different > found.num_compared / 10:
         return None
     return Finding(
-        fault="class-imbalance",
-        score=0.85,
-        severity="warning",
-        evidence={
-            "class_ratio": rounded(ratio),
-            "recall_of_rarest": rare.recall,
-            "accuracy": evidence.evaluate.accuracy,
-            "rarest": smallest,
-        },
-        explanation=f"'{smallest}' has {counts[smallest]} training images, '{largest}' {counts[largest]}; only {rare.recall:.0%} of "
-        f"'{smallest}' is recognised at an accuracy of {evidence.evaluate.accuracy:.0%}.",
-        fix=(
-            change(
-                params,
-                "augment.balancing",
-                "oversample" if evidence.augment and evidence.augment.balancing == "class_weight" else "class_weight",
-            ),
-        ),
+        fault="frozen-augmentation",
+        evidence={"num_compared": found.num_compared, "num_different": found.num_different},
+        explanation=f"of {found.num_compared} images of the first batch {found.num_different} looked different in the next epoch, although "
+        "augmentation is on.",
+        fix=action("draw anew in each epoch: cache before the augmentation, not after it (stages/shared/training/batches.py)"),
+    )
+
+
+def insufficient_augmentation(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The training images are learned by heart while augmentation hardly changes them."""
+    found = _overfits(evidence)
+    if found is None or isinstance(found, Missing):
+        return found
+    if evidence.augment is None:
+        return Missing("the measured strength of the augmentation")
+    if not _is_weak(evidence, evidence.augment):
+        return None
+    strength = evidence.augment.mean_displacement
+    return Finding(
+        fault="insufficient-augmentation",
+        evidence={**found, "mean_displacement": strength},
+        explanation=f"{_told(found)} Augmentation moves an image by {strength:.1%} of its side, so each epoch shows nearly the same.",
+        fix=changes(params, {**_stronger(params), "train.dropout": _more_dropout(params), "train.restore_best_weights": True})
+        or action(MORE_IMAGES),
     )
 
 
 def overfitting(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """The training images are learned by heart: validation loss rises long before the end while training loss still falls."""
+    """The training images are learned by heart: validation loss rises long before the end while training loss still falls.
+
+    More and other images are the best cure; more augmentation, dropout and an early end are what parameters can do.
+    """
+    found = _overfits(evidence)
+    if found is None or isinstance(found, Missing):
+        return found
+    if evidence.augment is not None and _is_weak(evidence, evidence.augment):
+        return None
+    return Finding(
+        fault="overfitting",
+        evidence=found,
+        explanation=_told(found),
+        fix=changes(
+            params,
+            {"train.dropout": _more_dropout(params), "train.early_stopping_patience": 3, "train.restore_best_weights": True},
+        )
+        or action(MORE_IMAGES),
+    )
+
+
+def _overfits(evidence: Evidence) -> dict[str, float | str] | Missing | None:
+    """The figures of a training that knows its own images far better than others, if it does; of the weights that were kept."""
     train = evidence.train
     if train is None or len(train.epochs) < 4:
         return Missing("four epochs of training")
-    probes = {probe.name: probe for probe in train.probes}
-    if not {"A", "V"} <= probes.keys():
+    known, validated = (probe(train, name, "kept") or probe(train, name) for name in ("A", "V"))
+    if known is None or validated is None:
         return Missing("the probe at the end of training")
     losses = [epoch.val_loss for epoch in train.epochs]
-    best = losses.index(min(losses))
-    rise = losses[-1] / max(losses[best], 1e-9)
-    gap = probes["A"].accuracy - probes["V"].accuracy
-    still_falling = train.epochs[-1].loss < train.epochs[best].loss
-    if gap < MIN_GAP or math.isnan(rise) or rise < MIN_LOSS_RISE or best + 1 > LATEST_MINIMUM * len(losses) or not still_falling:
+    best = best_epoch(losses)
+    rise = finite(losses[-1], math.inf) / max(losses[best], 1e-9)
+    gap = known.accuracy - validated.accuracy
+    is_late = best + 1 > LATEST_MINIMUM * len(losses)
+    rises = rise >= MIN_LOSS_RISE and not is_late and train.epochs[-1].loss < train.epochs[best].loss
+    memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and not is_late
+    if gap < MIN_GAP or not (rises or memorised):
         return None
-    weak = evidence.augment is not None and evidence.augment.mean_displacement < WEAK_DISPLACEMENT
-    stronger = (change(params, "augment.rotation_degrees", 15), change(params, "augment.zoom", 0.15)) if weak else ()
-    return Finding(
-        fault="overfitting",
-        score=0.8,
-        severity="warning",
-        evidence={
-            "gap": rounded(gap),
-            "val_loss_rise": rounded(rise),
-            "best_epoch": best,
-            "accuracy_on_training": probes["A"].accuracy,
-        },
-        explanation=f"validation loss was lowest at epoch {best} of {len(losses)} and has risen {rise:.2f}-fold since, while training loss "
-        f"still falls; accuracy on training images is {gap:.2f} above that on validation images.",
-        fix=(*stronger, change(params, "train.dropout", 0.4), change(params, "train.early_stopping_patience", 3)),
+    return {
+        "gap": rounded(gap),
+        "validation_loss_rise": rounded(rise),
+        "best_epoch": best,
+        "num_epochs": len(losses),
+        "accuracy_on_training": known.accuracy,
+        "accuracy_on_validation": validated.accuracy,
+    }
+
+
+def _told(found: dict[str, float | str]) -> str:
+    return (
+        f"accuracy is {found['accuracy_on_training']:.2f} on training images and {found['accuracy_on_validation']:.2f} on validation; "
+        f"validation loss was lowest at epoch {found['best_epoch']} of {found['num_epochs']}, and ended at "
+        f"{found['validation_loss_rise']:.2f} times that."
     )
+
+
+def _is_weak(evidence: Evidence, augment: AugmentEvidence) -> bool:
+    """Whether the policy hardly changes an image, as drawn, or as the network sees it."""
+    known, changed = probe(evidence.train, "A"), probe(evidence.train, "A_augmented")
+    costs_nothing = known is None or changed is None or known.accuracy - changed.accuracy < MAX_COST_OF_WEAKNESS
+    return augment.mean_displacement < WEAK_DISPLACEMENT and costs_nothing
+
+
+def _stronger(params: Params | None) -> dict[str, float | bool]:
+    """Moderate strengths, and none below the present one."""
+    if params is None:
+        return dict(STRONGER)
+    return {name: max(value, getattr(params.augment, name.removeprefix("augment."))) for name, value in STRONGER.items()}
+
+
+def _more_dropout(params: Params | None) -> float:
+    return max(0.4, params.train.dropout) if params is not None else 0.4
+
+
+def excessive_augmentation(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Augmentation takes away what tells the classes apart: the same images are known far better as they are.
+
+    Training accuracy then stays below validation accuracy, and neither becomes what it could.
+    """
+    train = evidence.train
+    known, changed, validated = (probe(train, name) for name in ("A", "A_augmented", "V"))
+    if train is None or known is None or changed is None or validated is None or not train.epochs or evidence.augment is None:
+        return Missing("the probe on augmented images at the end of training")
+    cost, last = known.accuracy - changed.accuracy, train.epochs[-1]
+    costly = cost >= MIN_COST and last.accuracy < last.val_accuracy
+    unlearned = skill(train, known.accuracy) < LITTLE_SKILL  # then there is nothing that augmentation could cost
+    strong = bool(evidence.augment.too_strong) and (cost >= MIN_COST / 2 or evidence.augment.mean_share_mixed > MUCH_MIXED or unlearned)
+    if not (costly or strong) or skill(train, validated.accuracy) >= GOOD:
+        return None
+    return Finding(
+        fault="excessive-augmentation",
+        evidence={
+            "accuracy_on_training": known.accuracy,
+            "accuracy_when_augmented": changed.accuracy,
+            "share_from_outside": evidence.augment.mean_share_outside,
+            "share_erased": evidence.augment.mean_share_erased,
+            "share_mixed": evidence.augment.mean_share_mixed,
+        },
+        explanation=f"training images are known to {known.accuracy:.2f} as they are and to {changed.accuracy:.2f} when augmented; "
+        f"training accuracy is {last.accuracy:.2f}, validation {last.val_accuracy:.2f}.",
+        fix=_milder(params, evidence.augment),
+    )
+
+
+def _milder(params: Params | None, augment: AugmentEvidence) -> Fix:
+    """Half of each strength, and no more than moderate."""
+    if params is None:
+        return changes(None, dict(augment.too_strong)) or action("halve each strength of the augmentation")
+    halves = {name: min(getattr(params.augment, name) / 2, most) for name, most in MODERATE.items()}
+    found = changes(params, {f"augment.{name}": rounded(value) for name, value in halves.items() if value})
+    return found or action("change the images less (stages/shared/augmentation.py)")
+
+
+def over_regularised(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Dropout or weight decay keeps the network from what it could learn.
+
+    With dropout the same images are known far worse than without, and not well without it either; decay shrinks the weights faster than
+    learning builds them up.
+    """
+    train = evidence.train
+    known, dropped = probe(train, "A"), probe(train, "A_dropout")
+    if train is None or known is None or dropped is None:
+        return Missing("the probe with dropout at the end of training")
+    gap = known.accuracy - dropped.accuracy
+    shrunk = min((step.norm_share for step in train.steps), default=1.0)
+    objective = train.objectives[-1] if train.objectives else None
+    penalty = objective.penalty / max(objective.loss + objective.penalty, 1e-9) if objective else 0.0
+    if (gap < MIN_DROPOUT_GAP and shrunk > SHRUNK and penalty < MUCH_PENALTY) or skill(train, known.accuracy) >= GOOD:
+        return None
+    dropout = min(0.2, params.train.dropout / 2) if params is not None else 0.2
+    milder = {"train.dropout": dropout} if gap >= MIN_DROPOUT_GAP else {"train.weight_decay": 0.0}
+    return Finding(
+        fault="over-regularised",
+        evidence={
+            "accuracy_on_training": known.accuracy,
+            "with_dropout": dropped.accuracy,
+            "weights_shrunk_to": rounded(shrunk),
+            "penalty_share": rounded(penalty),
+        },
+        explanation=f"training images are known to {known.accuracy:.2f} without dropout and to {dropped.accuracy:.2f} with it; "
+        f"the weights shrank to {shrunk:.2f} of their size.",
+        fix=(changes(params, milder) if penalty < MUCH_PENALTY else ()) or action("take the penalty on the weights down to 1e-5"),
+    )
+
+
+def final_not_best(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The last weights were kept, and an earlier epoch was clearly better on validation."""
+    train = evidence.train
+    if train is None or len(train.epochs) < 3 or probe(train, "V") is None:
+        return Missing("three epochs of training and the probe at their end")
+    if probe(train, "V", "kept") is not None:
+        return None
+    accuracies = [epoch.val_accuracy for epoch in train.epochs]
+    losses = [epoch.val_loss for epoch in train.epochs]
+    best = best_epoch(losses)
+    fall, rise = max(accuracies) - accuracies[-1], finite(losses[-1], math.inf) / max(losses[best], 1e-9)
+    if not (fall >= MIN_FALL_FROM_BEST + chance_deviation(train.setup.num_val) and rise >= MIN_LOSS_ABOVE_BEST):
+        return None
+    return Finding(
+        fault="final-not-best",
+        evidence={"best_epoch": best, "best_accuracy": max(accuracies), "last_accuracy": accuracies[-1], "loss_above_best": rounded(rise)},
+        explanation=f"validation accuracy was up to {max(accuracies):.2f} and is {accuracies[-1]:.2f} with the last weights, those kept.",
+        fix=changes(params, {"train.restore_best_weights": True})
+        or action("keep the best epoch's weights (BestWeights in stages/train.py)"),
+    )
+
+
+def capacity_limited(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Training and validation agree, both are flat, and both stay below what is wanted: the network or its images are too small.
+
+    Only where nothing else was found. What is wanted are the gates in params.yaml.
+    """
+    train, test = evidence.train, evidence.evaluate
+    known, validated = probe(train, "A"), probe(train, "V")
+    if train is None or test is None or known is None or validated is None or len(train.epochs) < 3:
+        return Missing("the probe at the end of training, and the test")
+    epochs = epochs_of(train, phase_reached(train))
+    late = [epoch.val_loss for epoch in epochs[-3:]]
+    flat = abs(late[0] - late[-1]) < 0.05 * late[0]
+    if not test.missed_gates or known.accuracy - validated.accuracy >= MIN_GAP or not flat:
+        return None
+    return Finding(
+        fault="capacity-limited",
+        evidence={
+            "accuracy_on_training": known.accuracy,
+            "accuracy_on_validation": validated.accuracy,
+            "missed": ", ".join(test.missed_gates),
+        },
+        explanation=f"accuracy is {known.accuracy:.2f} on training images and {validated.accuracy:.2f} on validation, neither rises more, "
+        f"and {', '.join(test.missed_gates)} is missed.",
+        fix=_larger(train, params),
+    )
+
+
+def _larger(train: TrainEvidence, params: Params | None) -> Fix:
+    """Larger images, and more of the network trained, or a wider one; nothing smaller than it is."""
+    if params is None:
+        return action(LARGER)
+    values: dict[str, Any] = {"prepare.image_size_px": max(params.prepare.image_size_px, min(2 * params.prepare.image_size_px, 224))}
+    if train.setup.pretrained:
+        values["train.fine_tune_epochs"] = max(5, params.train.fine_tune_epochs, params.train.warmup_epochs + 1)
+        values["train.fine_tune_fraction"] = max(0.5, params.train.fine_tune_fraction)
+    else:
+        values["train.alpha"] = min((alpha for alpha in ALPHAS if alpha >= 2 * params.train.alpha), default=max(1.0, params.train.alpha))
+    return changes(params, values) or action(LARGER)

@@ -1,0 +1,147 @@
+"""Rules about the data and the stream that training sees of them."""
+
+from __future__ import annotations
+
+from stages.shared.evidence import Evidence
+from stages.shared.params import Params
+from stages.shared.rules.outcome import Finding, Missing, action, changes, rounded
+from stages.shared.rules.signals import chance_deviation, probe
+
+MAX_OVERLAP = 0.01  # of the images of validation and test together
+MAX_SPLIT_DISTANCE = 0.3
+SMALLEST_MIXTURE = 0.6  # of the classes that a batch has in random order
+MIN_DOUBTED_SHARE = 0.03
+MIN_REVERSED_GAP = 0.02
+MIN_CLASS_RATIO = 3
+MIN_RECALL_GAP = 0.15
+LOW_RECALL = 0.6
+
+
+def leakage(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Images of validation or test are (nearly) in training too, so that their figures are too good.
+
+    Copies come into several splits when a folder is split after images were resized, cropped or taken from one film.
+    """
+    if evidence.data is None or not evidence.data.split_counts.get("val"):
+        return Missing("the splits")
+    found = sum(evidence.data.num_offenders.get(name, 0) for name in ("split-overlap", "near-split-overlap"))
+    held_out = sum(sum(evidence.data.split_counts.get(name, {}).values()) for name in ("val", "test"))
+    if found <= MAX_OVERLAP * held_out:
+        return None
+    return Finding(
+        fault="leakage",
+        severity="critical",
+        evidence={"num_shared": found, "num_held_out": held_out},
+        explanation=f"{found} images are in more than one split, as they are or nearly; {held_out} are held out.",
+        fix=action(
+            "split by group, so that copies stay together: leave the splitting to validate (a source without train/val/test folders)"
+        ),
+    )
+
+
+def bad_split(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Validation has other classes, or other shares of them, than training: its figures say little about what was learned.
+
+    A tail cut off from a sorted list is the usual reason.
+    """
+    if evidence.data is None or not evidence.data.split_counts.get("val"):
+        return Missing("the splits")
+    train_counts, val_counts = evidence.data.train_counts, evidence.data.split_counts["val"]
+    totals = [max(1, sum(counts.values())) for counts in (train_counts, val_counts)]
+    classes = sorted(train_counts.keys() | val_counts.keys())
+    differences = [abs(train_counts.get(label, 0) / totals[0] - val_counts.get(label, 0) / totals[1]) for label in classes]
+    distance = sum(differences) / 2
+    missing = [label for label in classes if not val_counts.get(label)]
+    is_levelled = not missing and max(val_counts.values()) / totals[1] <= max(train_counts.values()) / totals[0]
+    # By chance, a share among n images is off by about sqrt(p / n).
+    by_chance = sum((train_counts.get(label, 0) / totals[0] / totals[1]) ** 0.5 for label in classes) / 2
+    if (distance < MAX_SPLIT_DISTANCE + by_chance / 2 and not missing) or is_levelled:
+        return None  # to validate on classes of like size what was trained on unlike ones is good practice
+    return Finding(
+        fault="bad-split",
+        severity="critical",
+        evidence={"distance": rounded(distance), "classes_missing_in_validation": ", ".join(missing)},
+        explanation=f"the classes' shares in validation lie {distance:.2f} from those in training (0 to 1)"
+        + (f", and {', '.join(map(repr, missing))} are missing there." if missing else "."),
+        fix=action("stratify: leave the splitting to validate (a source without train/val/test folders)"),
+    )
+
+
+def unshuffled_data(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Batches hold far fewer classes than in random order: the network follows the class of the hour and forgets the others."""
+    if evidence.train is None or not evidence.train.orders:
+        return Missing("the order of training")
+    worst = min(evidence.train.orders, key=lambda order: order.distinct_labels / order.expected_distinct_labels)
+    if worst.expected_distinct_labels < 1.5 or worst.distinct_labels > SMALLEST_MIXTURE * worst.expected_distinct_labels:
+        return None
+    return Finding(
+        fault="unshuffled-data",
+        severity="critical",
+        evidence={"classes_a_batch": rounded(worst.distinct_labels), "expected": rounded(worst.expected_distinct_labels)},
+        explanation=f"a batch holds {worst.distinct_labels:.1f} classes; in random order it would be {worst.expected_distinct_labels:.1f}.",
+        fix=action("shuffle the training images in each epoch (stages/shared/sampling.py)"),
+    )
+
+
+def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Many training labels contradict the images: the data check doubts them, or validation is known better than training itself.
+
+    A network learns the clean labels first (Arpit et al. 2017). While it has not memorised the wrong ones, it knows clean validation
+    images better than the training images, looked at without augmentation and dropout.
+    """
+    known, validated = probe(evidence.train, "A"), probe(evidence.train, "V")
+    if evidence.data is None or known is None or validated is None:
+        return Missing("the data check and the probe at the end of training")
+    looked_at = min(evidence.data.num_ok, params.validate_.max_label_noise_images) if params is not None else evidence.data.num_ok
+    doubted = evidence.data.num_offenders.get("label-noise", 0) / max(1, looked_at)
+    gap = validated.accuracy - known.accuracy
+    margin = MIN_REVERSED_GAP + 1.96 * (0.2 / known.num_images + 0.2 / validated.num_images) ** 0.5
+    if doubted < MIN_DOUBTED_SHARE and gap < margin:
+        return None
+    return Finding(
+        fault="label-noise",
+        severity="warning",
+        evidence={"doubted_share": rounded(doubted), "accuracy_on_training": known.accuracy, "accuracy_on_validation": validated.accuracy},
+        explanation=f"the data check doubts {doubted:.0%} of the labels; the network knows {known.accuracy:.0%} of the training images "
+        f"as they are, and {validated.accuracy:.0%} of those of validation.",
+        fix=action("look through the doubted labels in reports/validate/index.html; relabel or remove them"),
+    )
+
+
+def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Rare classes are hardly recognised, while the frequent ones carry the accuracy.
+
+    The network answers them too seldom. Class weights or drawing them more often make up for the numbers; macro F1 shows what they cost.
+    """
+    if evidence.data is None or evidence.evaluate is None or not any(evidence.data.train_counts.values()):
+        return Missing("the class counts and the test")
+    counts = {label: count for label, count in evidence.data.train_counts.items() if count}
+    results = {result.label: result for result in evidence.evaluate.classes}
+    largest, smallest = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
+    ratio = counts[largest] / counts[smallest]
+    rare = [results[label] for label in counts if label in results and counts[label] * MIN_CLASS_RATIO <= counts[largest]]
+    if not rare and ratio >= MIN_CLASS_RATIO:
+        return Missing("the test result of the rare classes")
+    num_images = sum(result.num_images for result in rare)
+    recall = sum(result.recall * result.num_images for result in rare) / max(1, num_images)
+    others = [result.recall for label, result in results.items() if counts.get(label, 0) * MIN_CLASS_RATIO > counts[largest]]
+    gap = sum(others) / max(1, len(others)) - recall
+    answered = sum(result.predicted for result in rare)
+    if not rare or gap < MIN_RECALL_GAP + chance_deviation(num_images) or recall >= LOW_RECALL or answered >= num_images:
+        return None
+    present = evidence.augment.balancing if evidence.augment else "none"
+    return Finding(
+        fault="class-imbalance",
+        evidence={
+            "class_ratio": rounded(ratio),
+            "recall_of_rare": rounded(recall),
+            "recall_of_others": rounded(gap + recall),
+            "answered": answered,
+            "in_test": num_images,
+            "rarest": smallest,
+        },
+        explanation=f"'{smallest}' has {counts[smallest]} training images, '{largest}' {counts[largest]}; of the rare classes "
+        f"{recall:.0%} is recognised, of the others {gap + recall:.0%}.",
+        fix=changes(params, {"augment.balancing": "oversample" if present != "oversample" else "class_weight"})
+        or action("collect more images of the rare classes"),
+    )

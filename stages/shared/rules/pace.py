@@ -1,0 +1,194 @@
+"""Rules about the speed of learning: too slow, slowed down, or ended too early."""
+
+from __future__ import annotations
+
+from stages.shared.evidence import Epoch, Evidence, TrainEvidence
+from stages.shared.params import Params
+from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
+from stages.shared.rules.signals import (
+    HEAD,
+    KNOWN_LOSS,
+    PHASES,
+    USUAL_RATIO,
+    WARM_UP_STEPS,
+    best_epoch,
+    epochs_of,
+    probe,
+    rate_of,
+    skill,
+    steps_of,
+    typical_ratio,
+    untrained_loss,
+)
+
+LOW_RATIO = 1e-3
+STILL_RATIO = 1e-6  # below it a loss may rise and fall by chance alone
+LITTLE_FALL = 0.35  # times ln K
+USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
+# Of a rate that is usual for others they make so small steps that little is learned.
+SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
+COLLAPSED_RATE = 2e-3  # of the first one
+WELL_KNOWN = 0.95  # skill on training images with which a rate may well fall
+RUN_DOWN = 0.3  # of the highest rate: a schedule has come to its end
+MIN_GAIN_AN_EPOCH = 0.05
+ENOUGH_EPOCHS = 12
+
+
+def learning_rate_too_low(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The loss falls steadily, yet by little in all, because each step hardly changes the weights."""
+    found = _slow(evidence)
+    if found is None or isinstance(found, Missing) or _is_unsuitable(found[0]):
+        return found if isinstance(found, Missing) else None
+    train, ratio, fall = found
+    key, present = rate_of(train, params, HEAD)
+    factor = min(max(USUAL_RATIO / max(ratio, 1e-9), 10), 1000)
+    highest = USUAL_RATES.get(train.setup.optimizer, 1e-3) * 3
+    return Finding(
+        fault="learning-rate-too-low",
+        severity="critical",
+        evidence=_of_slow(train, ratio, fall),
+        explanation=_told_of_slow(train, ratio, fall),
+        fix=changes(params, {key: rounded(max(min(present * factor, highest), 10 * present))}),
+    )
+
+
+def unsuitable_optimizer(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The loss hardly falls at a usual rate, because this optimizer makes small steps of it: Adadelta, Adagrad or SGD.
+
+    Another optimizer, or a rate many times as high, are both right.
+    """
+    found = _slow(evidence)
+    if found is None or isinstance(found, Missing) or not _is_unsuitable(found[0]):
+        return found if isinstance(found, Missing) else None
+    train, ratio, fall = found
+    rate = 3e-3 if not train.setup.pretrained else 1e-3
+    return Finding(
+        fault="unsuitable-optimizer",
+        severity="critical",
+        evidence={**_of_slow(train, ratio, fall), "optimizer": train.setup.optimizer},
+        explanation=f"{_told_of_slow(train, ratio, fall)} The rate is usual, and {train.setup.optimizer} makes little of it.",
+        fix=changes(params, {"train.optimizer": "adam", "train.learning_rate": rate}),
+    )
+
+
+def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | None:
+    """The training, the typical ratio and the fall of the loss of its first phase, if that learns too slowly because of small steps."""
+    train = evidence.train
+    steps, epochs = (steps_of(train, HEAD), epochs_of(train, HEAD)) if train else ((), ())
+    if train is None or len(epochs) < 2 or not steps:
+        return Missing("two epochs of training and their updates")
+    chance, ratio = untrained_loss(train), typical_ratio(steps)
+    first = next((first.loss for first in train.first_steps if first.phase == HEAD), epochs[0].loss)
+    fall = max(first, epochs[0].loss) - epochs[-1].loss
+    falls = epochs[-1].loss < epochs[0].loss or ratio < STILL_RATIO
+    learned_later = train.epochs[-1].loss < 0.5 * chance
+    if not 0 < ratio < LOW_RATIO or not falls or learned_later or fall > LITTLE_FALL * chance:
+        return None
+    return train, ratio, fall
+
+
+def _is_unsuitable(train: TrainEvidence) -> bool:
+    """Whether the rate is one that would do for Adam."""
+    rate = max(epoch.learning_rate for epoch in epochs_of(train, HEAD))
+    return train.setup.optimizer in SLOW_OPTIMIZERS and rate >= USUAL_FOR_OTHERS
+
+
+def _of_slow(train: TrainEvidence, ratio: float, fall: float) -> dict[str, float | str]:
+    return {"loss": rounded(epochs_of(train, HEAD)[-1].loss), "fall": rounded(fall), "typical_update_ratio": rounded(ratio)}
+
+
+def _told_of_slow(train: TrainEvidence, ratio: float, fall: float) -> str:
+    epochs = epochs_of(train, HEAD)
+    return (
+        f"the loss fell by {fall:.2g} in {len(epochs)} epochs and is still {epochs[-1].loss:.3g}; "
+        f"a step changes the weights by only {ratio:.1e} of their size."
+    )
+
+
+def learning_rate_collapsed(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The schedule took the rate down to nothing long before the end, while there was much left to learn.
+
+    A plateau schedule without patience takes every noisy epoch for a plateau.
+    """
+    train = evidence.train
+    if train is None or max(len(epochs_of(train, phase)) for phase in PHASES) < 4:
+        return Missing("four epochs of a phase")
+    found = next(((phase, at) for phase in PHASES if (at := _collapsed_at(train, phase)) is not None), None)
+    if found is None:
+        return None
+    phase, collapsed = found
+    rates = [epoch.learning_rate for epoch in epochs_of(train, phase)]
+    return Finding(
+        fault="learning-rate-collapsed",
+        evidence={"epoch": collapsed, "num_epochs": len(rates), "highest_rate": max(rates), "last_rate": rates[-1]},
+        explanation=f"the rate fell from {max(rates):.2g} to {rates[collapsed]:.2g} by epoch {collapsed} of {len(rates)}; "
+        "what came after changed nothing.",
+        fix=_later_fall(params),
+    )
+
+
+def _collapsed_at(train: TrainEvidence, phase: str) -> int | None:
+    """The epoch of a phase from which its rate is next to nothing, if that is early and not all had been learned."""
+    epochs = epochs_of(train, phase)
+    rates = [epoch.learning_rate for epoch in epochs]
+    known = probe(train, "A")
+    if not rates or not max(rates) or (known is not None and skill(train, known.accuracy) >= WELL_KNOWN):
+        return None
+    collapsed = next((i for i, rate in enumerate(rates) if rate <= COLLAPSED_RATE * max(rates)), len(rates))
+    is_early = collapsed <= 0.6 * len(rates) and collapsed < len(rates) - 1
+    return collapsed if is_early and epochs[min(collapsed, len(rates) - 1)].loss > KNOWN_LOSS * untrained_loss(train) else None
+
+
+def _later_fall(params: Params | None) -> Fix:
+    if params is not None and params.train.schedule == "plateau":
+        patience, factor = max(3, params.train.plateau_patience), max(0.5, params.train.plateau_factor)
+        patient = changes(params, {"train.plateau_patience": patience, "train.plateau_factor": factor})
+        return patient or changes(params, {"train.schedule": "cosine"})
+    return changes(params, {"train.schedule": "cosine"}) or action("let the rate fall later: a higher floor, or fewer falls")
+
+
+def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """Training ended while validation loss was still falling: it needed more epochs, or more patience with one that was no better.
+
+    A rate that a schedule has run down says that the end was meant, if there were steps enough.
+    """
+    train = evidence.train
+    if train is None or not train.epochs or evidence.failure is not None or train.non_finite is not None:
+        return Missing("the end of a training")
+    phase = train.epochs[-1].phase
+    epochs = epochs_of(train, phase)
+    losses = [epoch.val_loss for epoch in epochs]
+    was_meant = epochs[-1].learning_rate < RUN_DOWN * max(epoch.learning_rate for epoch in epochs)
+    num_steps = sum(epoch.num_steps for epoch in train.epochs)
+    if (was_meant and num_steps >= 2 * WARM_UP_STEPS) or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
+        return None
+    waited = len(losses) - 1 - best_epoch(losses)
+    stopped = any(stop.phase == phase for stop in train.stops)
+    gain = _gain_an_epoch(train, epochs[: len(epochs) - waited])
+    impatient = stopped and waited == 1 and epochs[-1].loss < epochs[-2].loss
+    if gain < MIN_GAIN_AN_EPOCH or not (waited == 0 or impatient):
+        return None
+    key, planned = {HEAD: ("train.epochs", train.setup.num_head_epochs)}.get(
+        phase, ("train.fine_tune_epochs", train.setup.num_fine_tune_epochs)
+    )
+    reason = (
+        f"training ended after {len(losses)} of {planned} epochs, at the first whose validation loss was no better"
+        if impatient
+        else f"validation loss, {losses[-1]:.3g}, still fell by {gain:.0%} an epoch when training ended after {len(losses)}"
+    )
+    longer = changes(params, {key: max(ENOUGH_EPOCHS, 3 * len(epochs), planned)})
+    return Finding(
+        fault="under-trained",
+        evidence={"num_epochs": len(losses), "last_validation_loss": losses[-1], "gain_an_epoch": rounded(gain), "waited": waited},
+        explanation=f"{reason}.",
+        fix=(changes(params, {"train.early_stopping_patience": 5}) if stopped else ()) or longer or action("train for longer"),
+    )
+
+
+def _gain_an_epoch(train: TrainEvidence, epochs: tuple[Epoch, ...]) -> float:
+    """By how much of itself validation loss fell in an epoch, over the last three of a phase; in a single one, from the loss before it."""
+    losses = [epoch.val_loss for epoch in epochs[-3:]]
+    if len(losses) == 1:
+        before = [epoch.val_loss for epoch in train.epochs if epoch.phase != epochs[0].phase]
+        losses = [before[-1] if before else untrained_loss(train), *losses]
+    return (losses[0] - losses[-1]) / (len(losses) - 1) / max(losses[0], 1e-9)

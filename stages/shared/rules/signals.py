@@ -1,0 +1,89 @@
+"""What several rules read from the evidence of a training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+from stages.shared.evidence import Epoch, Probe, Step, TrainEvidence
+from stages.shared.params import Params
+
+PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")
+RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"}
+# A usual step changes the weights by about a thousandth (Karpathy, CS231n notes, 'ratio of weights:updates').
+USUAL_RATIO = 2e-3
+WARM_UP_STEPS = 60  # fewer steps are too few to learn in, at any rate
+UNLEARNED_LOSS = 0.8  # times ln K
+KNOWN_LOSS = 0.1  # times ln K: hardly anything is left to learn
+
+
+def untrained_loss(train: TrainEvidence) -> float:
+    """ln K, the loss of a classifier that gives each class the same share."""
+    return math.log(train.setup.num_classes)
+
+
+def skill(train: TrainEvidence, accuracy: float) -> float:
+    """An accuracy on a scale from 0 (guessing) to 1."""
+    chance = 1 / train.setup.num_classes
+    return (accuracy - chance) / (1 - chance)
+
+
+def probe(train: TrainEvidence | None, name: str, moment: str = "end") -> Probe | None:
+    """The last answer to a question at some moment."""
+    return next((found for found in reversed(train.probes) if (found.name, found.moment) == (name, moment)), None) if train else None
+
+
+def epochs_of(train: TrainEvidence, phase: str) -> tuple[Epoch, ...]:
+    return tuple(epoch for epoch in train.epochs if epoch.phase == phase)
+
+
+def steps_of(train: TrainEvidence, phase: str) -> tuple[Step, ...]:
+    return tuple(step for step in train.steps if step.phase == phase)
+
+
+def phase_reached(train: TrainEvidence) -> str:
+    """The phase in which the training ended."""
+    return train.steps[-1].phase if train.steps else HEAD
+
+
+def rate_of(train: TrainEvidence, params: Params | None, phase: str) -> tuple[str, float]:
+    """The parameter of a phase's rate, and its value."""
+    if params is not None:
+        return RATES[phase], {HEAD: params.train.learning_rate, FINE_TUNE: params.train.fine_tune_learning_rate}[phase]
+    return RATES[phase], max((epoch.learning_rate for epoch in epochs_of(train, phase)), default=1e-3)
+
+
+def size(ratio: float) -> float:
+    """A change that is not a number is beyond all measure."""
+    return ratio if math.isfinite(ratio) else math.inf
+
+
+def typical_ratio(steps: Sequence[Step]) -> float:
+    """The median change of a step, past the first epoch where there are others, and with the rate not yet run down."""
+    late = [step for step in steps if step.epoch > 0] or steps
+    half = late[: max(1, (len(late) + 1) // 2)]  # schedules let the rate fall to nothing in the end
+    return statistics.median(size(step.update_ratio) for step in half)
+
+
+def finite(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
+
+
+def best_epoch(losses: Sequence[float]) -> int:
+    """Where a loss is lowest; NaN counts as infinite."""
+    return min(range(len(losses)), key=lambda i: finite(losses[i], math.inf))
+
+
+def swing(losses: Sequence[float], least: float) -> float:
+    """How much a loss goes up and down from epoch to epoch in its second half, over its lowest there, or over ``least``."""
+    late = [finite(loss, 1e9) for loss in losses[len(losses) // 2 :]]
+    if len(late) < 3:
+        return 0.0
+    return statistics.median(abs(b - a) for a, b in itertools.pairwise(late)) / max(min(late), least)
+
+
+def chance_deviation(num_images: int) -> float:
+    """The standard deviation of an accuracy measured on so many images, at most."""
+    return float((0.25 / max(1, num_images)) ** 0.5)
