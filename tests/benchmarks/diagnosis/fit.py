@@ -1,0 +1,91 @@
+"""``python -m tests.benchmarks.diagnosis.fit [FOLDER]``: thresholds and scores of the rules, fitted on the development runs alone.
+
+Thresholds one at a time, the others as they are: each candidate with how many faults are named and how many controls raise an alarm. To
+choose is the middle of the best plateau, since a value at its edge fits these runs alone. Then the scores for ``rules/scores.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+
+from stages.shared.params import parse
+from stages.shared.rules import RULES, data, generalisation, mode, optimisation, pace
+from stages.shared.rules.outcome import Finding, name_of
+from tests.benchmarks.diagnosis.result import Result
+from tests.benchmarks.diagnosis.score import DEVELOPMENT, Runs, counted, load, score, with_configuration
+
+COST_OF_A_FALSE_ALARM = 3  # in faults named: who is alarmed in vain stops listening
+FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 3.0, 4.0)
+THRESHOLDS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
+    (data, ("MIN_DOUBTED_SHARE", "MIN_REVERSED_GAP", "MIN_CLASS_RATIO", "MIN_RECALL_GAP", "LOW_RECALL", "SMALLEST_MIXTURE")),
+    (mode, ("MAX_INPUT_SHIFT", "MAX_READING_DIFFERENCE", "MIN_BATCH_GAIN", "MIN_MATCHED_GAIN", "MAX_LOSS_DIFFERENCE")),
+    (optimisation, ("HIGH_RATIO", "VIOLENT_RATIO", "DIVERGED_LOSS", "UNLEARNED_LOSS", "WARM_UP_STEPS", "MIN_DROP", "MIN_JUMP")),
+    (pace, ("LOW_RATIO", "UNLEARNED_LOSS", "LITTLE_FALL", "COLLAPSED_RATE", "MIN_GAIN_AN_EPOCH")),
+    (
+        generalisation,
+        (
+            "MIN_GAP",
+            "MIN_LOSS_RISE",
+            "LATEST_MINIMUM",
+            "MEMORISED",
+            "MIN_LOSS_GAP",
+            "MAX_COST_OF_WEAKNESS",
+            "WEAK_DISPLACEMENT",
+            "MIN_COST",
+            "MIN_FALL_FROM_BEST",
+            "MIN_LOSS_ABOVE_BEST",
+            "MIN_DROPOUT_GAP",
+            "SHRUNK",
+        ),
+    ),
+)
+
+
+def plateau(module: ModuleType, name: str, runs: Runs) -> Iterator[tuple[float, int, int]]:
+    """Each candidate value of a threshold, with faults named and false alarms."""
+    present = getattr(module, name)
+    for factor in FACTORS:
+        setattr(module, name, present * factor)
+        found = score(runs, with_configuration)
+        yield present * factor, round(found.top_1 * len(runs.hurt)), found.false_alarms
+    setattr(module, name, present)
+
+
+def scores(runs: Runs) -> dict[str, float]:
+    """Of each rule: how often it was right where it fired first, by Laplace's rule of succession."""
+    fired: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for result in (*runs.hurt, *runs.controls):
+        first = _first_fired(result)
+        if first:
+            fired[first] += 1
+            right[first] += first == result.unit.fault
+    return {name: round((right[name] + 1) / (fired[name] + 2), 2) for name in map(name_of, RULES)}
+
+
+def _first_fired(result: Result) -> str | None:
+    params = parse(result.params)
+    return next((name_of(rule) for rule in RULES if isinstance(rule(result.evidence, params), Finding)), None)
+
+
+def main() -> None:
+    runs = counted(load(sys.argv[1:])[DEVELOPMENT])
+    for module, names in THRESHOLDS:
+        for name in names:
+            found = list(plateau(module, name, runs))
+            best = max(named - COST_OF_A_FALSE_ALARM * alarms for _, named, alarms in found)
+            values = [value for value, named, alarms in found if named - COST_OF_A_FALSE_ALARM * alarms == best]
+            present = getattr(module, name)
+            mark = "" if min(values) <= present <= max(values) else "  <<<"
+            print(f"{module.__name__.split('.')[-1]}.{name}: {present:.3g}; best from {min(values):.3g} to {max(values):.3g}{mark}")
+    print("SCORES: dict[str, float] = {")
+    for name, value in scores(runs).items():
+        print(f'    "{name}": {value},')
+    print("}")
+
+
+if __name__ == "__main__":
+    main()

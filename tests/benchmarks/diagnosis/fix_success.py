@@ -1,0 +1,118 @@
+"""``python -m tests.benchmarks.diagnosis.fix_success FOLDER``: whether the advised change mends a run, and whether a random one does.
+
+For faults that hurt and that parameters can mend, of both data sets: the run again with the advised change, over seeds, and again with a
+random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost against the healthy twin is
+won back, in each figure in which it was lost. Finished runs are kept in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.shared.params import parse
+from stages.shared.rules import judge
+from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost
+from tests.benchmarks.diagnosis.make_runs import kept, make
+from tests.benchmarks.diagnosis.result import Result
+from tests.benchmarks.diagnosis.score import counted, load
+
+SEEDS = (10, 11)
+WON_BACK = 0.8
+MAX_PER_FAULT = 2
+# From where a person who knows nothing would take a change: usual values of what the advice can name.
+USUAL: dict[str, tuple[Any, ...]] = {
+    "train.learning_rate": (1e-4, 1e-3, 3e-3, 1e-2),
+    "train.optimizer": ("adam", "sgd", "rmsprop", "adamw"),
+    "train.dropout": (0.0, 0.2, 0.4, 0.5),
+    "train.weight_decay": (0.0, 1e-4, 1e-2),
+    "train.batch_size": (16, 32, 64),
+    "train.epochs": (10, 20),
+    "train.schedule": ("constant", "cosine"),
+    "train.clip_norm": (None, 1.0),
+    "train.early_stopping_patience": (None, 3, 5),
+    "train.restore_best_weights": (True, False),
+    "train.batchnorm_momentum": (0.9, 0.99),
+    "train.batchnorm_recalibration_images": (0, 1000),
+    "train.fine_tune_learning_rate": (1e-5, 1e-4),
+    "train.fine_tune_epochs": (0, 4),
+    "augment.rotation_degrees": (0, 8, 15),
+    "augment.zoom": (0.0, 0.1, 0.2),
+    "augment.width_shift": (0.0, 0.1),
+    "augment.horizontal_flip": (True, False),
+    "augment.balancing": ("none", "class_weight", "oversample"),
+    "prepare.image_size_px": (32, 64),
+}
+
+
+def advised(result: Result) -> dict[str, Any] | None:
+    """The changes of the first finding, by dotted name; None where it advises an action, or nothing."""
+    findings = judge(result.evidence, parse(result.params)).findings
+    fix = findings[0].fix if findings else ()
+    return {change["param"]: change["to"] for change in fix if "param" in change} or None
+
+
+def random_change(result: Result, count: int, seed: int) -> dict[str, Any]:
+    """As many parameters, each to another of its usual values."""
+    generator = np.random.default_rng([seed, *result.unit.name.encode()])
+    names = generator.permutation(sorted(USUAL))[:count]
+    return {str(name): _other(result, str(name), generator) for name in names}
+
+
+def _other(result: Result, name: str, generator: np.random.Generator) -> Any:
+    section, key = name.split(".")
+    values = [value for value in USUAL[name] if value != result.params[section][key]]
+    return values[int(generator.integers(len(values)))]
+
+
+def chosen(results: Sequence[Result]) -> list[Result]:
+    """Faults that hurt and that parameters can mend, at most two of a kind, the first by name."""
+    found: dict[str, list[Result]] = {}
+    for result in sorted(counted(results).hurt, key=lambda result: result.unit.name):
+        if result.unit.params_can_mend:
+            found.setdefault(result.unit.fault, []).append(result)
+    return [result for of_kind in found.values() for result in of_kind[:MAX_PER_FAULT]]
+
+
+def is_mended(before: Result, after: Result, twin: Result) -> bool:
+    """Whether 80 % of what was lost is won back, in each figure in which some was; of a run that ended early, whether it is well."""
+    if after.evidence.failure is not None:
+        return False
+    if before.evidence.failure is not None:
+        return harm(after, twin) is None
+    was, still = lost(before.figures, twin.figures), lost(after.figures, twin.figures)
+    return all(still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least)
+
+
+def again(before: Result, changes: dict[str, Any], kind: str, seed: int, folder: Path) -> Result:
+    """The unit with these changes and another seed; from FOLDER, if it has been run."""
+    unit = replace(before.unit, variant=f"{before.unit.variant}-{kind}", seed=seed, changes=before.unit.changes | changes)
+    return kept(unit, folder) or make(unit, folder)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {__doc__}")
+    folder = Path(sys.argv[1]).absolute()
+    results = [result for of_set in load([]).values() for result in of_set]
+    twins = {result.unit.name: result for result in results}
+    mended: dict[str, list[bool]] = {"advised": [], "random": []}
+    for before in chosen(results):
+        changes, twin = advised(before), twins[before.unit.twin]
+        for seed in SEEDS:
+            tried = {"advised": changes, "random": random_change(before, len(changes or ()) or 2, seed)}
+            for kind, new in tried.items():
+                worked = new is not None and is_mended(before, again(before, new, kind, seed, folder), twin)
+                mended[kind].append(worked)
+                print(f"{before.unit.name}, seed {seed}, {kind} {new}: {'mended' if worked else 'not mended'}", flush=True)
+    for kind, outcomes in mended.items():
+        print(f"{kind}: {sum(outcomes)} of {len(outcomes)} runs mended, {sum(outcomes) / max(1, len(outcomes)):.2f}")
+
+
+if __name__ == "__main__":
+    main()

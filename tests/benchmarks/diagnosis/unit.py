@@ -1,0 +1,84 @@
+"""A unit: a fault of some severity, made in some way, in a recipe of a data set with a seed; and rows of tables, from which units come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
+
+Severity = Literal["mild", "strong", "control"]
+HEALTHY, INCONCLUSIVE = "healthy", "inconclusive"
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run: a recipe with changed parameters (by dotted name) or an injection (``injections.INJECTIONS``), or both.
+
+    ``fault`` is the right answer, ``also_right`` what counts as right beside it. ``params_can_mend`` says whether a change of parameters
+    can undo the fault; of the others the advice is an action.
+    """
+
+    fault: str
+    severity: Severity
+    variant: str
+    dataset: str
+    recipe: str
+    seed: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    injection: str = ""
+    amount: float = 0.0
+    params_can_mend: bool = False
+    also_right: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Names its files: ``fashion-scratch-label-noise-flip-mild-0``."""
+        return "-".join((self.dataset, self.recipe, self.fault, self.variant, self.severity, str(self.seed)))
+
+    @property
+    def all_changes(self) -> dict[str, Any]:
+        """Of the recipe's parameters, the seed's included."""
+        return {"train.seed": self.seed, "augment.seed": self.seed} | self.changes
+
+    @property
+    def twin(self) -> str:
+        """The name of its healthy twin: the recipe as it is, with the same seed."""
+        return replace(self, fault=HEALTHY, severity="control", variant=PLAIN).name
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table, for both data sets."""
+
+    fault: str
+    severity: Severity
+    variant: str
+    recipes: tuple[str, ...]
+    changes: dict[str, Any] = field(default_factory=dict)
+    injection: tuple[str, float] = ("", 0.0)
+    also_right: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    datasets: tuple[str, ...] = (FASHION, CIFAR)
+
+    def units(self) -> Iterator[Unit]:
+        """One for each data set, recipe and seed."""
+        name, amount = self.injection
+        for dataset in self.datasets:
+            for recipe in self.recipes:
+                for seed in self.seeds:
+                    yield Unit(
+                        self.fault,
+                        self.severity,
+                        self.variant,
+                        dataset,
+                        recipe,
+                        seed,
+                        self.changes,
+                        name,
+                        amount,
+                        params_can_mend=not name and self.fault != HEALTHY,
+                        also_right=self.also_right,
+                    )
