@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from stages.flight.record import journal
 from stages.shared import files, lite, page, paths, prepared
+from stages.shared.errors import AnswersError
 from stages.shared.params import ExportFormat, Gate, GateMetric, load
 from stages.shared.scores import METRICS, confusion_matrix, interval, score
 from stages.shared.thumbnails import thumbnails
 
 NUM_WORST = 24
+MAX_SUM_ERROR = 0.01  # of probabilities in half precision
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,17 @@ class Evaluation:
 def evaluate(
     classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32], gates: Mapping[GateMetric, Gate]
 ) -> Evaluation:
-    """All figures of a test; 95 % intervals are percentiles of a seeded bootstrap over images."""
+    """All figures of a test; 95 % intervals are percentiles of a seeded bootstrap over images.
+
+    Raises:
+        AnswersError: if the answers are no probabilities.
+    """
+    lowest, sums = float(probabilities.min()), probabilities.sum(axis=1)
+    if lowest < 0 or np.abs(sums - 1).max() > MAX_SUM_ERROR:
+        raise AnswersError(
+            f"the classifier answers with values from {lowest:.3g} to {probabilities.max():.3g} that add up to {sums.mean():.3g} an image. "
+            "Expected probabilities: end the model with softmax (stages/shared/model.py), and type: dvc repro"
+        )
     values = score(labels, probabilities)
     metrics: dict[str, float] = {}
     bounds = interval(labels, probabilities)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn import metrics as reference
 
 from stages import evaluate as stage
 from stages.shared import scores
+from stages.shared.errors import AnswersError
 from stages.shared.params import Gate
 
 CLASSES = ("cat", "dog", "owl", "pig")
@@ -46,6 +48,13 @@ def test_figures_equal_scikit_learn(seed: int) -> None:
     assert found["macro_recall"] == pytest.approx(reference.recall_score(labels, predicted, average="macro"))
     assert found["macro_f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"))
     np.testing.assert_array_equal(scores.confusion_matrix(labels, predicted, 4), reference.confusion_matrix(labels, predicted))
+
+
+@pytest.mark.parametrize("changed", [lambda answers: answers - 2, lambda answers: 2 * answers])
+def test_answers_that_are_no_probabilities_are_told(changed: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+    labels, probabilities = random_answers(0, 50)
+    with pytest.raises(AnswersError, match=r"values from .* to .* that add up to .* Expected probabilities"):
+        stage.evaluate(CLASSES, labels, changed(probabilities), {})
 
 
 def test_classes_that_do_not_occur_are_left_out_of_the_means() -> None:

@@ -44,6 +44,10 @@ class HopelessError(FlightError):
     """A training of which nothing can come was stopped."""
 
 
+class AnswersError(FlightError):
+    """What a classifier answers are no probabilities."""
+
+
 class CheckpointError(FlightError):
     """The folder of the checkpoints cannot be used."""
 

@@ -191,7 +191,7 @@ class Objective(Part):
 
 
 class NonFinite(Part):
-    """Where the loss first was NaN or infinite; ``source`` is what of the batch was not, either: ``input``, ``label`` or nothing."""
+    """Where the loss first was NaN or infinite; ``source`` is what of the batch was, too: ``input``, ``label``, ``weight`` or nothing."""
 
     phase: str
     epoch: int

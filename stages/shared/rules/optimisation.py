@@ -35,6 +35,7 @@ DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
 MAX_SWING = 0.5
 MIN_DROP, MIN_JUMP = 0.08, 1.3
 LOWEST_TUNING_RATE = 1e-6
+NOT_FINITE = {"input": "an image", "label": "a label", "weight": "the weight of an image"}
 
 
 def non_finite_values(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -59,7 +60,7 @@ def non_finite_values(evidence: Evidence, params: Params | None) -> Finding | Mi
         )
     if not where.source and _is_violent(steps_of(train, where.phase)):
         return None
-    from_data = {"input": "an image of that batch is not finite", "label": "a label of that batch is not finite"}
+    from_data = {name: f"{what} of that batch is not finite" for name, what in NOT_FINITE.items()}
     is_half = train.setup.precision != "float32"
     reason = from_data.get(where.source, "with ordinary updates before and a finite batch" + (", in half precision" if is_half else ""))
     return Finding(

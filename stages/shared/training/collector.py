@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.shared.errors import HopelessError, NonFiniteLossError
 from stages.shared.evidence import Epoch, EvidenceSink, NonFinite, Part, Step, TrainEvidence, from_parts, name_of
 from stages.shared.training import hopeless, signals, stream
-from stages.shared.training.batches import TrainBatches
+from stages.shared.training.batches import Batch, TrainBatches
 from stages.shared.training.probe import BRIEF, Prober
 
 # Epochs whose order is looked at: the second tells whether it changes what the first shows.
@@ -109,7 +109,7 @@ class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
             self._sink(Step(phase=self._phase, epoch=self._epoch, step=step, loss=loss, **self._changes(self._before)))
             self._before = None
         if not math.isfinite(loss):
-            source = _not_finite(*self._batches.make(self._batches.epoch, step)[:2])
+            source = _not_finite(self._batches.make(self._batches.epoch, step))
             self._sink(NonFinite(phase=self._phase, epoch=self._epoch, step=step, loss=loss, source=source))
             raise NonFiniteLossError(f"the training loss became {loss} at step {step} of epoch {self._epoch} of the phase '{self._phase}'.")
 
@@ -179,6 +179,7 @@ def _norms(arrays: list[NDArray[Any]]) -> list[float]:
     return [float(np.linalg.norm(array.ravel())) for array in arrays]
 
 
-def _not_finite(images: NDArray[Any], targets: NDArray[Any]) -> str:
+def _not_finite(batch: Batch) -> str:
     """Which of a batch's parts holds a NaN or an infinity."""
-    return next((name for name, values in (("input", images), ("label", targets)) if not np.isfinite(values).all()), "")
+    parts: tuple[NDArray[Any], ...] = batch
+    return next((name for name, values in zip(("input", "label", "weight"), parts, strict=True) if not np.isfinite(values).all()), "")
