@@ -8,24 +8,13 @@ from typing import Any
 import pytest
 
 from stages.shared.errors import HopelessError
-from stages.shared.evidence import Epoch, Setup, Step, TrainEvidence
+from stages.shared.evidence import Epoch, Step, TrainEvidence
 from stages.shared.training import hopeless
 from stages.shared.training.collector import EvidenceLog, StopWhenHopeless
+from tests.rule_cases import setup
 
 UNTRAINED = math.log(10)
-SETUP = Setup(
-    num_classes=10,
-    num_train=3200,
-    num_val=600,
-    batch_size=32,
-    steps_per_epoch=100,
-    num_head_epochs=20,
-    num_fine_tune_epochs=5,
-    pretrained=True,
-    optimizer="adam",
-    precision="float32",
-    is_augmented=True,
-)
+SETUP = setup(num_head_epochs=20, num_fine_tune_epochs=5)
 
 
 def training(

@@ -11,7 +11,7 @@ import pytest
 
 from stages.shared import devices, model, params
 from stages.shared.errors import TooLargeError, UntrainableError
-from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Part, Setup, Step, TrainEvidence
+from stages.shared.evidence import Evidence, Failure, FirstStep, Memory, Part, Step, TrainEvidence
 from stages.shared.prepared import Prepared
 from stages.shared.rules.crash import out_of_memory
 from stages.shared.rules.outcome import Finding
@@ -21,6 +21,7 @@ from stages.shared.training.collector import EvidenceCollector
 from stages.shared.training.preflight import Preflight, check_accumulation, check_memory, check_rates, check_shares
 from stages.shared.training.probe import Prober
 from stages.shared.training.recalibration import Recalibration
+from tests.rule_cases import setup
 
 SHIPPED = params.load(Path(__file__).parent.parent / "params.yaml")
 SIZE_PX = 32
@@ -160,24 +161,11 @@ def test_a_batch_that_cannot_fit(classifier: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_fix_is_the_batch_that_fits() -> None:
-    setup = Setup(
-        num_classes=2,
-        num_train=9,
-        num_val=9,
-        batch_size=4096,
-        steps_per_epoch=1,
-        num_head_epochs=1,
-        num_fine_tune_epochs=0,
-        pretrained=False,
-        optimizer="adam",
-        precision="float32",
-        is_augmented=True,
-    )
     memory = Memory(needed_bytes=10**11, free_bytes=10**10, largest_batch=300)
     chosen = SHIPPED.model_copy(update={"train": SHIPPED.train.model_copy(update={"batch_size": 4096})})
     failure = Failure(stage="train", kind="out-of-memory", cause="too large")
     for found, expected in ((memory, 256), (None, 2048)):
-        finding = out_of_memory(Evidence(train=TrainEvidence(setup=setup, memory=found), failure=failure), chosen)
+        finding = out_of_memory(Evidence(train=TrainEvidence(setup=setup(batch_size=4096), memory=found), failure=failure), chosen)
         assert isinstance(finding, Finding)
         assert finding.fix[0]["to"] == expected
 
