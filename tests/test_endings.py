@@ -219,7 +219,7 @@ def test_endings_that_only_the_launcher_can_tell(clone: Path, tmp_path: Path, wa
     status, kinds = strike.EXPECTED[way]
     assert exit_code != 0
     assert (run.info.status, run.data.tags["failure.stage"]) == (status, stage)
-    assert run.data.tags["failure.kind"] in kinds
+    assert run.data.tags["failure.kind"] in kinds, run.data.tags["mlflow.note.content"]
     assert run.data.tags["stage.diagnose"] == "not-reached"
 
 

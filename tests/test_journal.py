@@ -119,6 +119,8 @@ def run_a_stage(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
         ("raise SystemExit", 0, ["failure"], "exception", "code None"),
         ("bytearray(1 << 60)", 1, ["failure"], "out-of-memory", ""),
         ("raise RuntimeError('CUDA error: out of memory')", 1, ["failure"], "out-of-memory", "CUDA"),
+        ("raise RuntimeError('no table was made') from MemoryError()", 1, ["failure"], "out-of-memory", "no table"),
+        ("raise ImportError('libparquet.so: cannot map zero-fill pages')", 1, ["failure"], "out-of-memory", "zero-fill"),
         ("import os; os._exit(0)", 0, [], None, ""),
     ],
 )

@@ -38,7 +38,8 @@ RUN_FOLDER_VARIABLE, ANEW_VARIABLE = "FLIGHT_RUN_FOLDER", "FLIGHT_ANEW"
 
 # How libraries say that an allocation failed: C++, the C library, the dynamic linker, TensorFlow, XLA, CUDA.
 OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|RESOURCE_EXHAUSTED|OOM when allocating|[Oo]ut of memory"
+    r"bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|cannot map zero-fill pages|cannot change memory protections|"
+    r"RESOURCE_EXHAUSTED|OOM when allocating|[Oo]ut of memory"
 )
 
 RECORD_TYPES = {
@@ -217,6 +218,7 @@ def _write_failure(log: Journal, stage: str, error: BaseException, kind: str) ->
     log.write("failure", stage=stage, kind=kind, error=type(error).__name__, message=message, traceback=mask(traceback.format_exc()))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
-    return is_named or OUT_OF_MEMORY.search(str(error)) is not None
+    before = error.__cause__ or error.__context__  # libraries wrap what failed
+    return is_named or OUT_OF_MEMORY.search(str(error)) is not None or (before is not None and _is_out_of_memory(before))
