@@ -32,6 +32,7 @@ HIGH_RATIO, HIGH_RATIO_OF_A_HEAD = 1e-2, 5e-2  # a new head on a frozen backbone
 HIGHEST_FIRST_RATIO, VIOLENT_RATIO = 0.03, 0.1
 GROWTH = 10  # from the first steps to the last before a NaN
 DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
+UNSETTLED_LOSS = 0.5  # of validation, times ln K, where steps were violent
 MAX_SWING = 0.5
 MIN_DROP, MIN_JUMP = 0.08, 1.3
 LOWEST_TUNING_RATE = 1e-6
@@ -212,8 +213,11 @@ def _is_too_fast(train: TrainEvidence, phase: str) -> bool:
     broken = train.non_finite is not None and train.non_finite.phase == phase
     last = math.nan if broken else losses[-1]
     broke = not last <= DIVERGED_LOSS * chance or max(map(size, losses)) > 2 * DIVERGED_LOSS * chance
-    stuck = sum(epoch.num_steps for epoch in epochs) >= WARM_UP_STEPS and last > UNLEARNED_LOSS * chance
+    # The mean loss of a first epoch holds its beginning, so that it says little.
+    stuck = len(epochs) > 1 and sum(epoch.num_steps for epoch in epochs) >= WARM_UP_STEPS and last > UNLEARNED_LOSS * chance
     if (_is_violent(steps) or ratio >= high) and (broke or stuck):
+        return True
+    if _is_violent(steps) and epochs and finite(epochs[-1].val_loss, math.inf) > UNSETTLED_LOSS * chance:
         return True
     swings = swing([epoch.val_loss for epoch in epochs], KNOWN_LOSS * chance) > MAX_SWING
     return ratio >= high / 2 and swings

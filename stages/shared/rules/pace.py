@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from stages.shared.evidence import Epoch, Evidence, TrainEvidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
+    FINE_TUNE,
     HEAD,
     KNOWN_LOSS,
     PHASES,
@@ -27,6 +30,8 @@ LITTLE_FALL = 0.35  # times ln K
 USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
 # Of a rate that is usual for others they make so small steps that little is learned.
 SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
+# A loss that falls so steadily, and is still so high (times ln K) when the images are known with so much skill, has further to fall.
+STEADY, LAGGING_LOSS, HALF_LEARNED = 0.8, 0.4, 0.8
 COLLAPSED_RATE = 2e-3  # of the first one
 WELL_KNOWN = 0.95  # skill on training images with which a rate may well fall
 RUN_DOWN = 0.3  # of the highest rate: a schedule has come to its end
@@ -53,11 +58,12 @@ def learning_rate_too_low(evidence: Evidence, params: Params | None) -> Finding 
 
 
 def unsuitable_optimizer(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """The loss hardly falls at a usual rate, because this optimizer makes small steps of it: Adadelta, Adagrad or SGD.
+    """The loss falls too slowly at a usual rate, because this optimizer makes little of it: Adadelta, Adagrad or SGD.
 
-    Another optimizer, or a rate many times as high, are both right.
+    It hardly falls in all, or steadily to the end of the schedule, and is far from learned even so. Another optimizer, or a rate many times
+    as high, are both right.
     """
-    found = _slow(evidence)
+    found = _slow(evidence) or _lagging(evidence)
     if found is None or isinstance(found, Missing) or not _is_unsuitable(found[0]):
         return found if isinstance(found, Missing) else None
     train, ratio, fall = found
@@ -87,6 +93,18 @@ def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | 
     return train, ratio, fall
 
 
+def _lagging(evidence: Evidence) -> tuple[TrainEvidence, float, float] | None:
+    """The same of a training whose loss fell in nearly every epoch of its first phase, the only one, and whose images are half learned."""
+    train, known = evidence.train, probe(evidence.train, "A")
+    if train is None or known is None or epochs_of(train, FINE_TUNE) or skill(train, known.accuracy) > HALF_LEARNED:
+        return None
+    losses = [epoch.loss for epoch in epochs_of(train, HEAD)]
+    num_falls = sum(after < before for before, after in itertools.pairwise(losses))
+    if len(losses) < 4 or num_falls < STEADY * (len(losses) - 1) or losses[-1] < LAGGING_LOSS * untrained_loss(train):
+        return None
+    return train, typical_ratio(steps_of(train, HEAD)), losses[0] - losses[-1]
+
+
 def _is_unsuitable(train: TrainEvidence) -> bool:
     """Whether the rate is one that would do for Adam."""
     rate = max(epoch.learning_rate for epoch in epochs_of(train, HEAD))
@@ -101,7 +119,7 @@ def _told_of_slow(train: TrainEvidence, ratio: float, fall: float) -> str:
     epochs = epochs_of(train, HEAD)
     return (
         f"the loss fell by {fall:.2g} in {len(epochs)} epochs and is still {epochs[-1].loss:.3g}; "
-        f"a step changes the weights by only {ratio:.1e} of their size."
+        f"a step changes the weights by {ratio:.1e} of their size."
     )
 
 
@@ -165,7 +183,7 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     waited = len(losses) - 1 - best_epoch(losses)
     stopped = any(stop.phase == phase for stop in train.stops)
     gain = _gain_an_epoch(train, epochs[: len(epochs) - waited])
-    impatient = stopped and waited == 1 and epochs[-1].loss < epochs[-2].loss
+    impatient = stopped and waited == 1
     if gain < MIN_GAIN_AN_EPOCH or not (waited == 0 or impatient):
         return None
     key, planned = {HEAD: ("train.epochs", train.setup.num_head_epochs)}.get(

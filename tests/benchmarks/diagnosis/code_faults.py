@@ -29,6 +29,7 @@ from stages.shared.training.resume import Checkpointer
 Pixels = NDArray[np.uint8]
 # ImageNet's mean and deviation, in shares of 255, as PyTorch's models want their input (torchvision's documentation); here of all channels.
 TORCH_MEAN, TORCH_DEVIATION = 0.449, 0.226
+RESTART = 10
 
 
 def _change_model(change: Callable[[Any], None]) -> None:
@@ -218,31 +219,41 @@ def random_backbone_frozen(_amount: float) -> None:
     model.load_backbone = lambda classifier, folder: True
 
 
-def _at_step(number: float, act: Callable[[], None]) -> None:
-    """Do something after so many steps of the training."""
+def _at_step(number: float, act: Callable[[Any], None]) -> None:
+    """Do something, with the model, after so many steps of the training."""
     on_train_batch_end, counted = Checkpointer.on_train_batch_end, iter(range(1, 1_000_000))
 
     def counting(self: Checkpointer, batch: int, logs: dict[str, float] | None = None) -> None:
         on_train_batch_end(self, batch, logs)
         if next(counted) == number:
-            act()
+            act(self.model)
 
     Checkpointer.on_train_batch_end = counting  # type: ignore[method-assign]
 
 
 def killed(step: float) -> None:
     """SIGKILL from outside: a scheduler at the end of the time allowed, or a machine that is taken away."""
-    _at_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    _at_step(step, lambda _: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def terminated(step: float) -> None:
     """SIGTERM, as a container gets it that is stopped."""
-    _at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    _at_step(step, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def interrupted(step: float) -> None:
     """Ctrl-C."""
-    _at_step(step, lambda: os.kill(os.getpid(), signal.SIGINT))
+    _at_step(step, lambda _: os.kill(os.getpid(), signal.SIGINT))
+
+
+def rate_restarts(step: float) -> None:
+    """Warm restarts (SGDR) whose last cycle begins just before the end: the rate jumps to ``RESTART`` times what it was."""
+
+    def restart(classifier: Any) -> None:
+        rate = classifier.optimizer.learning_rate
+        rate.assign(rate * RESTART)
+
+    _at_step(step, restart)
 
 
 def whole_set_in_memory(step: float) -> None:

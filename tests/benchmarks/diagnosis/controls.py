@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.benchmarks.diagnosis.faults import BOTH, LAST_KEPT, USEFUL, S, T, fine_tuning, rate
-from tests.benchmarks.diagnosis.unit import HEALTHY, PLAIN, Case
+from tests.benchmarks.diagnosis.unit import HEALTHY, PLAIN, PLAIN_SEEDS, Case
 
 
 def control(variant: str, recipes: tuple[str, ...], changes: dict[str, object], seeds: tuple[int, ...] = (0,)) -> Case:
@@ -21,7 +21,7 @@ MODERATE: dict[str, object] = {
     "augment.contrast": 0.1,
     "augment.random_erasing": 0.1,
 }
-TWINS = control(PLAIN, BOTH, {}, seeds=(0, 1, 2))
+TWINS = control(PLAIN, BOTH, {}, seeds=PLAIN_SEEDS)
 # Validation above training accuracy, noisy curves, single epochs that go wrong, a phase that begins anew.
 DECOYS = (
     control("dropout", BOTH, {"train.dropout": 0.5}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.benchmarks.diagnosis.recipes import CIFAR, SCRATCH, TRANSFER
-from tests.benchmarks.diagnosis.unit import HEALTHY, INCONCLUSIVE, Case
+from tests.benchmarks.diagnosis.unit import Case
 
 S, T, BOTH = (SCRATCH,), (TRANSFER,), (SCRATCH, TRANSFER)
 
@@ -18,17 +18,25 @@ UNAUGMENTED: dict[str, Any] = {
     "augment.brightness": 0,
     "augment.contrast": 0,
 }
-# A tenth and a quarter of all images to train on, in small batches, so that an epoch still has steps.
-FEW: dict[str, Any] = {"validate.val_fraction": 0.3, "validate.test_fraction": 0.6, "train.batch_size": 16}
-FEWER: dict[str, Any] = {"validate.val_fraction": 0.3, "validate.test_fraction": 0.45, "train.batch_size": 32}
+# A twentieth and a sixteenth of all images to train on: clothes are learned well from a tenth.
+FEW: dict[str, Any] = {"validate.val_fraction": 0.15, "validate.test_fraction": 0.8, "train.batch_size": 16}
+FEWER: dict[str, Any] = {"validate.val_fraction": 0.15, "validate.test_fraction": 0.79, "train.batch_size": 16}
+TENTH: dict[str, Any] = {"validate.val_fraction": 0.2, "validate.test_fraction": 0.7, "train.batch_size": 16}
 LAST_KEPT: dict[str, Any] = {"train.restore_best_weights": False}
-LONG: dict[str, Any] = LAST_KEPT | {"train.epochs": 40}
+HEAD_ALONE: dict[str, Any] = {"train.fine_tune_epochs": 0}
+AMBITIOUS: dict[str, Any] = {"evaluate.gates": {"accuracy": {"min": 0.92}, "macro_f1": {"min": 0.92}}}
+LONG: dict[str, Any] = LAST_KEPT | {"train.epochs": 80}
 # Nothing but the shipped augmentation stands against it.
-BY_HEART: dict[str, Any] = {"train.epochs": 60, "train.dropout": 0.0, "augment.horizontal_flip": False}
-# The whole backbone for long, at a rate that does not fall. Photos alone: clothes it learns all the better so, even 150 of them.
+BY_HEART: dict[str, Any] = {
+    "train.schedule": "constant",
+    "train.learning_rate": 1e-3,
+    "train.dropout": 0.0,
+    "augment.horizontal_flip": False,
+}
+# The whole backbone for long, at a rate that does not fall. Photos alone: clothes it learns all the better so, even few of them.
 DEEP: dict[str, Any] = (
     LAST_KEPT
-    | FEWER
+    | TENTH
     | {"train.epochs": 2, "train.fine_tune_epochs": 14, "train.fine_tune_fraction": 1.0, "train.fine_tune_learning_rate": 3e-4}
     | {"train.schedule": "constant", "train.dropout": 0.0}
 )
@@ -75,14 +83,14 @@ def fine_tuning(value: float, fraction: float, **others: Any) -> dict[str, Any]:
 
 
 GENERALISATION = (
-    Case(WEAK, "strong", "none-few-images", S, FEW | LONG | UNAUGMENTED, also_right=(OVERFITTING,)),
-    Case(WEAK, "mild", "none", S, FEWER | LONG | {"train.epochs": 30} | UNAUGMENTED, also_right=(OVERFITTING,)),
-    Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, also_right=(OVERFITTING,), datasets=(CIFAR,)),
-    Case(OVERFITTING, "strong", "few-images", S, FEW | LONG | BY_HEART, also_right=(WEAK,)),
-    Case(OVERFITTING, "strong", "deep", T, DEEP | USEFUL, also_right=(WEAK,), datasets=(CIFAR,)),
-    Case(OVERFITTING, "mild", "long", S, FEWER | LONG | BY_HEART, also_right=(WEAK,)),
-    Case(FROZEN, "strong", "cached", S, FEW | LONG | USEFUL, ("frozen_augmentation", 0), (OVERFITTING,), seeds=(1,)),
-    Case(FROZEN, "mild", "cached", T, DEEP | USEFUL, ("frozen_augmentation", 0), (OVERFITTING,), datasets=(CIFAR,)),
+    Case(WEAK, "strong", "none-few-images", S, FEW | LONG | UNAUGMENTED),
+    Case(WEAK, "mild", "none", S, FEWER | LONG | {"train.epochs": 50} | UNAUGMENTED),
+    Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, datasets=(CIFAR,)),
+    Case(OVERFITTING, "strong", "few-images", S, FEW | LONG | BY_HEART),
+    Case(OVERFITTING, "strong", "deep", T, DEEP | USEFUL, datasets=(CIFAR,)),
+    Case(OVERFITTING, "mild", "long", S, FEWER | LONG | BY_HEART),
+    Case(FROZEN, "strong", "cached", S, FEW | LONG | USEFUL, ("frozen_augmentation", 0), seeds=(1,)),
+    Case(FROZEN, "mild", "cached", T, DEEP | USEFUL, ("frozen_augmentation", 0), datasets=(CIFAR,)),
     Case("excessive-augmentation", "strong", "all", BOTH, EXCESSIVE),
     Case("excessive-augmentation", "mild", "all", BOTH, STRONG),
     Case("excessive-augmentation", "mild", "mixed", S, {"augment.mixup": 4.0, "augment.cutmix": 2.0, "augment.random_erasing": 1.0}),
@@ -91,37 +99,34 @@ OPTIMISATION = (
     Case("learning-rate-too-high", "strong", "adam", BOTH, rate("adam", 0.1)),
     Case("learning-rate-too-high", "strong", "sgd", S, rate("sgd", 3.0)),
     Case("learning-rate-too-high", "strong", "rmsprop", T, rate("rmsprop", 0.1)),
-    Case("learning-rate-too-high", "mild", "constant", S, rate("adam", 0.03, schedule="constant"), seeds=(1,)),
+    Case("learning-rate-too-high", "mild", "constant", T, rate("adam", 0.03, schedule="constant") | HEAD_ALONE),
+    Case("learning-rate-too-high", "mild", "constant", S, rate("adam", 0.06, schedule="constant"), seeds=(1,)),
     Case(TOO_LOW, "strong", "adam", BOTH, rate("adam", 3e-6, fine_tune_epochs=0)),
     Case(TOO_LOW, "mild", "adam", BOTH, rate("adam", 3e-5, fine_tune_epochs=0), seeds=(1,)),
-    Case(TOO_LOW, "strong", "sgd", S, rate("sgd", 1e-5), also_right=(UNSUITABLE,)),
-    Case(UNSUITABLE, "strong", "adadelta", BOTH, rate("adadelta", 1e-3, fine_tune_epochs=0), also_right=(TOO_LOW,)),
-    Case(UNSUITABLE, "mild", "adagrad", S, rate("adagrad", 1e-3, fine_tune_epochs=0), also_right=(TOO_LOW,), seeds=(1,)),
-    Case(UNSUITABLE, "mild", "sgd", S, rate("sgd", 1e-3, momentum=0.0), also_right=(TOO_LOW,), seeds=(2,)),
+    Case(TOO_LOW, "strong", "sgd", S, rate("sgd", 1e-5)),
+    Case(UNSUITABLE, "strong", "adadelta", BOTH, rate("adadelta", 1e-3, fine_tune_epochs=0)),
+    Case(UNSUITABLE, "mild", "adagrad", S, rate("adagrad", 1e-3, fine_tune_epochs=0), seeds=(1,)),
+    Case(UNSUITABLE, "mild", "sgd", S, rate("sgd", 1e-3, momentum=0.0), seeds=(2,)),
     Case("destructive-fine-tuning", "strong", "adam", T, fine_tuning(1e-2, 1.0, batchnorm_training=True), seeds=(0, 1)),
     Case("destructive-fine-tuning", "mild", "adam", T, fine_tuning(3e-3, 0.5)),
     Case("destructive-fine-tuning", "strong", "sgd", T, rate("sgd", 1e-2) | fine_tuning(0.3, 1.0)),
-    Case("over-regularised", "strong", "dropout", BOTH, {"train.dropout": 0.95}),
-    Case("over-regularised", "mild", "dropout", S, {"train.dropout": 0.9}, seeds=(1,)),
+    Case("over-regularised", "strong", "dropout", S, {"train.dropout": 0.99}),
+    Case("over-regularised", "strong", "dropout", T, {"train.dropout": 0.97} | HEAD_ALONE),
+    Case("over-regularised", "mild", "dropout", S, {"train.dropout": 0.95}, seeds=(1,)),
     Case("over-regularised", "strong", "weight-decay", S, {"train.weight_decay": 10.0}),
-    Case("over-regularised", "strong", "weight-decay", T, {"train.weight_decay": 100.0}),
+    Case("over-regularised", "strong", "weight-decay", T, {"train.weight_decay": 100.0} | HEAD_ALONE),
     Case("under-trained", "strong", "one-epoch", S, {"train.epochs": 1, "train.schedule": "constant"}),
     Case("under-trained", "mild", "three-epochs", S, {"train.epochs": 3, "train.schedule": "constant"}, seeds=(1,)),
     Case("under-trained", "strong", "one-epoch", T, rate("adam", 3e-4, epochs=1, fine_tune_epochs=0, schedule="constant")),
     Case("under-trained", "mild", "impatient", S, {"train.early_stopping_patience": 0}),
-    Case("learning-rate-collapsed", "strong", "plateau", S, rate("adam", 3e-3, schedule="plateau", plateau_patience=0, plateau_factor=0.1)),
-    Case("learning-rate-collapsed", "strong", "plateau", T, rate("sgd", 1e-2, schedule="plateau", plateau_patience=0, plateau_factor=0.1)),
     Case(
-        "final-not-best",
-        "strong",
-        "unstable",
-        S,
-        LAST_KEPT | rate("adam", 1e-2, schedule="constant", batch_size=16, epochs=6),
-        seeds=(0, 1),
+        "learning-rate-collapsed", "strong", "plateau", S, rate("adam", 3e-3, schedule="plateau", plateau_patience=0, plateau_factor=0.01)
     ),
-    Case("final-not-best", "mild", "unstable", T, LAST_KEPT | rate("adam", 3e-2, schedule="constant", fine_tune_epochs=0)),
-    Case("capacity-limited", "strong", "small-images", T, {"prepare.image_size_px": 32, "train.fine_tune_epochs": 0}),
-    Case("capacity-limited", "strong", "random-backbone", S, injection=("random_backbone_frozen", 0)),
+    Case("learning-rate-collapsed", "strong", "plateau", T, HEAD_ALONE | rate("sgd", 1e-2, schedule="plateau", plateau_patience=0, plateau_factor=0.01)),
+    Case("final-not-best", "strong", "restart", S, LAST_KEPT | rate("adam", 3e-3, schedule="constant"), ("rate_restarts", 693)),
+    Case("final-not-best", "mild", "restart", S, LAST_KEPT | rate("adam", 1e-3, schedule="constant"), ("rate_restarts", 693), seeds=(1,)),
+    Case("final-not-best", "strong", "restart", T, LAST_KEPT | HEAD_ALONE | {"train.schedule": "constant"}, ("rate_restarts", 116)),
+    Case("capacity-limited", "strong", "small-images", T, {"prepare.image_size_px": 32} | HEAD_ALONE | AMBITIOUS, seeds=(0, 1)),
     Case("nothing-trains", "strong", "rate-zero", S, rate("adam", 0.0)),
     Case("nothing-trains", "strong", "all-frozen", BOTH, injection=("everything_frozen", 0)),
     Case("batchnorm-mismatch", "strong", "momentum", S, {"train.batchnorm_momentum": 0.999}),
@@ -144,15 +149,15 @@ DATA = (
     Case("label-order-mismatch", "mild", "two", T, injection=("rename_validation_classes", 2), seeds=(1,)),
     Case("leakage", "strong", "copies", BOTH, injection=("leak", 1.0)),
     Case("leakage", "mild", "copies", S, injection=("leak", 0.5), seeds=(1,)),
-    Case("leakage", "strong", "same-files", S, injection=("leak_bytes", 0.5), also_right=("data-rejected",)),
+    Case("leakage", "strong", "same-files", S, injection=("leak_bytes", 0.5)),
     Case("unshuffled-data", "strong", "by-class", BOTH, injection=("unshuffled", 1)),
     Case("unshuffled-data", "mild", "small-buffer", S, injection=("unshuffled", 150), seeds=(1,)),
     Case("bad-split", "strong", "skewed", BOTH, injection=("skew_validation", 0.05)),
     Case("bad-split", "mild", "skewed", S, injection=("skew_validation", 0.3), seeds=(1,)),
-    Case("data-rejected", "strong", "tail", T, injection=("tail_validation", 0), also_right=("bad-split",)),
-    Case("validation-too-small", "strong", "few", BOTH, {"validate.val_fraction": 0.008}, also_right=(INCONCLUSIVE, HEALTHY)),
+    Case("data-rejected", "strong", "tail", T, injection=("tail_validation", 0)),
+    Case("validation-too-small", "strong", "few", BOTH, {"validate.val_fraction": 0.008}),
     Case("data-rejected", "strong", "single-class", S, injection=("keep_classes", 1)),
-    Case("data-rejected", "strong", "class-without-validation", T, injection=("no_validation_of_a_class", 0), also_right=("bad-split",)),
+    Case("data-rejected", "strong", "class-without-validation", T, injection=("no_validation_of_a_class", 0)),
     Case("data-rejected", "strong", "unreadable", S, injection=("break_files", 0.3)),
     Case("undecodable-image", "strong", "cut", BOTH, injection=("damage_after_validation", 0)),
     Case("undecodable-image", "strong", "no-image", S, injection=("exchange_after_validation", 0)),

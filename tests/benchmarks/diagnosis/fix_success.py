@@ -1,15 +1,15 @@
 """``python -m tests.benchmarks.diagnosis.fix_success FOLDER``: whether the advised change mends a run, and whether a random one does.
 
 For faults that hurt and that parameters can mend, of both data sets: the run again with the advised change, over seeds, and again with a
-random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost against the healthy twin is
-won back, in each figure in which it was lost. Finished runs are kept in FOLDER.
+random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost against the healthy twins
+is won back, in each figure in which it was lost. Finished runs are kept in FOLDER.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 
 from stages.shared.params import parse
 from stages.shared.rules import judge
-from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost
-from tests.benchmarks.diagnosis.make_runs import kept, make
-from tests.benchmarks.diagnosis.result import Result
+from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost, usual
+from tests.benchmarks.diagnosis.make_runs import kept, make_all
+from tests.benchmarks.diagnosis.result import Figures, Result
 from tests.benchmarks.diagnosis.score import counted, load
+from tests.benchmarks.diagnosis.unit import Unit
 
 SEEDS = (10, 11)
 WON_BACK = 0.8
@@ -79,20 +80,37 @@ def chosen(results: Sequence[Result]) -> list[Result]:
     return [result for of_kind in found.values() for result in of_kind[:MAX_PER_FAULT]]
 
 
-def is_mended(before: Result, after: Result, twin: Result) -> bool:
+def is_mended(before: Result, after: Result, healthy: Figures) -> bool:
     """Whether 80 % of what was lost is won back, in each figure in which some was; of a run that ended early, whether it is well."""
     if after.evidence.failure is not None:
         return False
     if before.evidence.failure is not None:
-        return harm(after, twin) is None
-    was, still = lost(before.figures, twin.figures), lost(after.figures, twin.figures)
+        return harm(after, healthy) is None
+    was, still = lost(before.figures, healthy), lost(after.figures, healthy)
     return all(still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least)
 
 
-def again(before: Result, changes: dict[str, Any], kind: str, seed: int, folder: Path) -> Result:
-    """The unit with these changes and another seed; from FOLDER, if it has been run."""
-    unit = replace(before.unit, variant=f"{before.unit.variant}-{kind}", seed=seed, changes=before.unit.changes | changes)
-    return kept(unit, folder) or make(unit, folder)
+@dataclass(frozen=True)
+class Trial:
+    """A run again, with other parameters and another seed; without changes there is nothing to run."""
+
+    before: Result
+    kind: str
+    seed: int
+    changes: dict[str, Any] | None
+
+    @property
+    def unit(self) -> Unit:
+        unit = self.before.unit
+        return replace(unit, variant=f"{unit.variant}-{self.kind}", seed=self.seed, changes=unit.changes | (self.changes or {}))
+
+
+def trials(before: Result) -> Iterator[Trial]:
+    """The advised change and a random one of as many parameters, over the seeds."""
+    changes = advised(before)
+    for seed in SEEDS:
+        yield Trial(before, "advised", seed, changes)
+        yield Trial(before, "random", seed, random_change(before, len(changes or ()) or 2, seed))
 
 
 def main() -> None:
@@ -100,16 +118,16 @@ def main() -> None:
         sys.exit(f"usage: {__doc__}")
     folder = Path(sys.argv[1]).absolute()
     results = [result for of_set in load([]).values() for result in of_set]
-    twins = {result.unit.name: result for result in results}
+    by_name = {result.unit.name: result for result in results}
+    tried = [trial for before in chosen(results) for trial in trials(before)]
+    make_all([trial.unit for trial in tried if trial.changes is not None and not kept(trial.unit, folder)], folder)
     mended: dict[str, list[bool]] = {"advised": [], "random": []}
-    for before in chosen(results):
-        changes, twin = advised(before), twins[before.unit.twin]
-        for seed in SEEDS:
-            tried = {"advised": changes, "random": random_change(before, len(changes or ()) or 2, seed)}
-            for kind, new in tried.items():
-                worked = new is not None and is_mended(before, again(before, new, kind, seed, folder), twin)
-                mended[kind].append(worked)
-                print(f"{before.unit.name}, seed {seed}, {kind} {new}: {'mended' if worked else 'not mended'}", flush=True)
+    for trial in tried:
+        after, healthy = kept(trial.unit, folder) if trial.changes is not None else None, usual(trial.before.unit, by_name)
+        worked = after is not None and healthy is not None and is_mended(trial.before, after, healthy)
+        mended[trial.kind].append(worked)
+        told = "mended" if worked else "not mended"
+        print(f"{trial.before.unit.name}, seed {trial.seed}, {trial.kind} {trial.changes}: {told}")
     for kind, outcomes in mended.items():
         print(f"{kind}: {sum(outcomes)} of {len(outcomes)} runs mended, {sum(outcomes) / max(1, len(outcomes)):.2f}")
 

@@ -53,6 +53,7 @@ _OF_CODE = (
     code_faults.data_end_early,
     code_faults.everything_frozen,
     code_faults.random_backbone_frozen,
+    code_faults.rate_restarts,
     code_faults.killed,
     code_faults.terminated,
     code_faults.interrupted,

@@ -58,14 +58,6 @@ def main() -> None:
     make_all(left, folder)
 
 
-def make(unit: Unit, folder: Path) -> Result:
-    """Run one unit and keep its result."""
-    _make_ready(RECIPES[unit.dataset, unit.recipe], folder)
-    begun = time.monotonic()
-    _, status = os.waitpid(_start(functools.partial(_run, unit, folder)), 0)
-    return _keep(unit, folder, os.waitstatus_to_exitcode(status), time.monotonic() - begun)
-
-
 def make_all(units: Sequence[Unit], folder: Path) -> None:
     """Run units, as many at a time as there are cores, and keep their results, each whole or not at all."""
     for name in dict.fromkeys((unit.dataset, unit.recipe) for unit in units):

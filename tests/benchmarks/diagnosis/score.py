@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks.diagnosis.score [FOLDER]``: how good the diagnosis is, on the runs kept beside (or in FOLDER), in seconds.
 
-Faults count that hurt against their healthy twin (``harm``), and controls that do not. Strict means the fault's own name, first.
+Faults count that hurt against their healthy twins (``harm``), and controls that do not. Strict means the fault's own name, first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stages.shared.params import parse
 from stages.shared.rules import judge
 from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
-from tests.benchmarks.diagnosis.harm import harm
+from tests.benchmarks.diagnosis.harm import harm, usual
 from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
 from tests.benchmarks.diagnosis.result import RESULTS, Result
 from tests.benchmarks.diagnosis.unit import HEALTHY
@@ -52,12 +52,12 @@ class Score:
 
 
 def counted(results: Sequence[Result]) -> Runs:
-    """Keep the faults that hurt, and the controls that do not; a run without its twin's result does not count."""
+    """Keep the faults that hurt, and the controls that do not; a run without its twins' results does not count."""
     by_name = {result.unit.name: result for result in results}
-    with_twin = [result for result in results if result.unit.twin in by_name]
-    worse = {result.unit.name for result in with_twin if harm(result, by_name[result.unit.twin])}
-    faults = [result for result in with_twin if result.unit.fault not in (HEALTHY, TOO_SMALL)]
-    controls = [result for result in with_twin if result.unit.fault == HEALTHY]
+    with_twins = [(result, twins) for result in results if (twins := usual(result.unit, by_name))]
+    worse = {result.unit.name for result, twins in with_twins if harm(result, twins)}
+    faults = [result for result, _ in with_twins if result.unit.fault not in (HEALTHY, TOO_SMALL)]
+    controls = [result for result, _ in with_twins if result.unit.fault == HEALTHY]
     hurt, healthy = [r for r in faults if r.unit.name in worse], [r for r in controls if r.unit.name not in worse]
     dropped = [r.unit.name for r in (*faults, *controls) if r not in hurt and r not in healthy]
     too_small = [result for result in results if result.unit.fault == TOO_SMALL]

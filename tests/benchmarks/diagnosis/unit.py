@@ -9,16 +9,15 @@ from typing import Any, Literal
 from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
 
 Severity = Literal["mild", "strong", "control"]
-HEALTHY, INCONCLUSIVE = "healthy", "inconclusive"
-PLAIN = "plain"
+HEALTHY = "healthy"
+PLAIN, PLAIN_SEEDS = "plain", (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Unit:
     """One run: a recipe with changed parameters (by dotted name) or an injection (``injections.INJECTIONS``), or both.
 
-    ``fault`` is the right answer, ``also_right`` what counts as right beside it. ``params_can_mend`` says whether a change of parameters
-    can undo the fault; of the others the advice is an action.
+    ``fault`` is the right answer. ``params_can_mend``: whether a change of parameters can undo it; else the advice is an action.
     """
 
     fault: str
@@ -31,7 +30,6 @@ class Unit:
     injection: str = ""
     amount: float = 0.0
     params_can_mend: bool = False
-    also_right: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,9 +42,10 @@ class Unit:
         return {"train.seed": self.seed, "augment.seed": self.seed} | self.changes
 
     @property
-    def twin(self) -> str:
-        """The name of its healthy twin: the recipe as it is, with the same seed."""
-        return replace(self, fault=HEALTHY, severity="control", variant=PLAIN).name
+    def twins(self) -> tuple[str, ...]:
+        """The names of its healthy twins: the recipe as it is, with several seeds."""
+        plain = replace(self, fault=HEALTHY, severity="control", variant=PLAIN)
+        return tuple(replace(plain, seed=seed).name for seed in PLAIN_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Case:
     recipes: tuple[str, ...]
     changes: dict[str, Any] = field(default_factory=dict)
     injection: tuple[str, float] = ("", 0.0)
-    also_right: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     datasets: tuple[str, ...] = (FASHION, CIFAR)
 
@@ -80,5 +78,4 @@ class Case:
                         name,
                         amount,
                         params_can_mend=not name and self.fault != HEALTHY,
-                        also_right=self.also_right,
                     )

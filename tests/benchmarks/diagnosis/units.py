@@ -6,5 +6,5 @@ from tests.benchmarks.diagnosis.controls import CONTROLS
 from tests.benchmarks.diagnosis.faults import FAULTS
 from tests.benchmarks.diagnosis.recipes import FASHION
 
-# Healthy controls first, of which each fault needs its twin, and the data set on which thresholds are fitted before the other.
+# Healthy controls first, of which each fault needs its twins, and the data set on which thresholds are fitted before the other.
 UNITS = tuple(sorted((unit for case in (*CONTROLS, *FAULTS) for unit in case.units()), key=lambda unit: unit.dataset != FASHION))
