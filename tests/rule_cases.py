@@ -285,6 +285,10 @@ def over_augmented(augmented: float = 0.6, known: float = 0.9) -> dict[str, Any]
 SLOWLY = {"losses": [2.30, 2.29, 2.28, 2.27, 2.26], "ratios": [1e-6] * 8}
 FLAT = [0.9, 0.7, 0.62, 0.61, 0.61]
 LIMITED = {"evaluate": evaluation(missed_gates=("accuracy 0.610",)), "train": head_only(FLAT, [1e-3] * 8)}
+# Steadily, in ordinary steps, and with half of it left when the schedule ends.
+STEADILY = [2.3, 2.1, 1.9, 1.75, 1.6, 1.5]
+HALF_KNOWN = probes(**{name: {"accuracy": 0.6} for name in QUESTIONS})
+RECOVERED = {"losses": [5.0, 2.5, 1.5, 0.9, 0.5], "ratios": [2.0, 0.3, 1e-2, 5e-3]}
 FALLS_IN_THE_END = [2.0, 1.6, 1.3]
 NO_PROBE = {"train": train(probes=())}
 NO_TRAIN = {"train": None}
@@ -370,6 +374,7 @@ FIRES: dict[str, list[Evidence]] = {
                 epochs=(), steps=steps([5e-2, NAN]), probes=(), non_finite=NonFinite(phase="head", epoch=0, step=9, loss=INF, source="")
             )
         ),
+        healthy(train=head_only(**RECOVERED, curves={"val_losses": [5.1, 3.3, 3.4, 3.2, 2.8]})),  # learned, and far too sure of it
     ],
     "batchnorm-mismatch": [
         healthy(
@@ -381,13 +386,17 @@ FIRES: dict[str, list[Evidence]] = {
     "learning-rate-collapsed": [
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-6, 3e-8, 3e-9, 3e-9]}))
     ],
-    "unsuitable-optimizer": [healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"}))],
+    "unsuitable-optimizer": [
+        healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"})),
+        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"}, probes=HALF_KNOWN)),
+    ],
     "learning-rate-too-low": [
         healthy(train=head_only(**SLOWLY, curves={"rates": [1e-6] * 5})),
         healthy(train=head_only(**SLOWLY, planned={"optimizer": "sgd"}, curves={"rates": [1e-6] * 5})),
     ],
     "over-regularised": [
         healthy(train=train(probes=probes(A={"accuracy": 0.7}, A_dropout={"accuracy": 0.4}))),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.9}))),
         healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.2), *TUNED_STEPS))),
         healthy(train=train(objectives=objective(penalty=2.0))),
     ],
@@ -405,6 +414,7 @@ FIRES: dict[str, list[Evidence]] = {
     "overfitting": [
         healthy(train=overfitted()),
         healthy(train=overfitted(), augment=None),
+        healthy(train=overfitted(val_losses=[1.5, 1.4, 1.3, 1.2, 1.1, 1.1])),  # a gap of 0.24, wherever the minimum is
     ],
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),
@@ -470,8 +480,13 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=head_only(HEAD_LOSSES, VIOLENT)),  # large updates, but it learned
         healthy(train=head_only(STUCK, ADAMS_FIRST_STEPS)),
         healthy(train=head_only(STUCK, [9e-3] * 8)),  # did not learn, but with ordinary updates
+        healthy(train=head_only(**RECOVERED, curves={"val_losses": [5.1, 2.3, 1.4, 1.0, 0.6]})),  # recovered from its first steps
+        healthy(train=head_only([2.2], [2e-2] * 4)),  # a single epoch, whose mean loss holds its beginning
     ],
-    "batchnorm-mismatch": [healthy(train=train(probes=probes(A={"accuracy": 0.8}, V={"accuracy": 0.8})))],
+    "batchnorm-mismatch": [
+        healthy(train=train(probes=probes(A={"accuracy": 0.8}, V={"accuracy": 0.8}))),
+        healthy(train=head_only([1.9], [1e-3] * 4, probes=probes(A={"accuracy": 0.4}, V={"accuracy": 0.4}))),  # after one epoch they lag
+    ],
     "learning-rate-collapsed": [
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 2e-3, 1e-3, 1e-4, 0.0]})),  # cosine
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-5, 3e-5, 3e-5]})),
@@ -479,6 +494,8 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "unsuitable-optimizer": [
         healthy(train=head_only(**SLOWLY)),  # Adam: its rate is to blame
         healthy(train=head_only(HEAD_LOSSES, [1e-3] * 8, planned={"optimizer": "sgd"})),
+        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"})),  # and knows its images
+        healthy(train=head_only([2.3, 1.5, 1.4, 1.42, 1.39, 1.4], [3e-3] * 8, planned={"optimizer": "sgd"}, probes=HALF_KNOWN)),  # flat
     ],
     "learning-rate-too-low": [
         healthy(train=head_only(STUCK, [1.5e-3] * 8)),  # did not learn, with ordinary updates
@@ -487,6 +504,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     ],
     "over-regularised": [
         healthy(train=train(probes=probes(A_dropout={"accuracy": 0.8}))),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.75}))),
         healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.6), *TUNED_STEPS))),
     ],
     "excessive-augmentation": [
@@ -517,6 +535,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
             train=overfitted(val_losses=[1.0, 0.7, 0.72, 0.73, 0.74, 0.76], A={"accuracy": 0.88, "loss": 0.4})
         ),  # rises by less than a tenth
         healthy(train=overfitted(val_losses=[1.2, 1.1, 1.0, 0.9, 0.7, 1.2], A=NOT_BY_HEART)),  # lowest near the end
+        healthy(train=overfitted(val_losses=[1.5, 1.4, 1.3, 1.2, 1.1, 1.1], V={"accuracy": 0.87, "loss": 0.6})),  # and a gap of 0.12
         healthy(**WEAKLY_OVERFITTED),  # another name for it
     ],
     "final-not-best": [

@@ -8,9 +8,9 @@ from typing import Any
 from stages.shared.evidence import AugmentEvidence, Evidence, TrainEvidence
 from stages.shared.params import ALPHAS, Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
-from stages.shared.rules.signals import best_epoch, chance_deviation, epochs_of, finite, phase_reached, probe, skill
+from stages.shared.rules.signals import best_epoch, chance_deviation, epochs_of, finite, phase_reached, probe, skill, untrained_loss
 
-MIN_GAP = 0.10
+MIN_GAP, LARGE_GAP = 0.10, 0.14  # the second tells by itself, wherever validation loss was lowest
 MIN_LOSS_RISE = 1.1
 LATEST_MINIMUM = 0.6
 MEMORISED = 0.9
@@ -19,7 +19,7 @@ MAX_COST_OF_WEAKNESS = 0.04
 WEAK_DISPLACEMENT = 0.02
 MIN_COST = 0.12
 MIN_FALL_FROM_BEST, MIN_LOSS_ABOVE_BEST = 0.03, 1.15
-MIN_DROPOUT_GAP, SHRUNK, MUCH_PENALTY = 0.12, 0.5, 0.5
+MIN_DROPOUT_GAP, MIN_DROPOUT_LOSS_GAP, SHRUNK, MUCH_PENALTY = 0.12, 0.08, 0.5, 0.5  # the second times ln K
 MUCH_MIXED = 0.1  # of an image is its partner
 LITTLE_SKILL = 0.2
 GOOD = 0.9  # skill with which nobody calls a training held back
@@ -122,7 +122,7 @@ def _overfits(evidence: Evidence) -> dict[str, float | str] | Missing | None:
     gap = known.accuracy - validated.accuracy
     is_late = best + 1 > LATEST_MINIMUM * len(losses)
     rises = rise >= MIN_LOSS_RISE and not is_late and train.epochs[-1].loss < train.epochs[best].loss
-    memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and not is_late
+    memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and (not is_late or gap >= LARGE_GAP)
     if gap < MIN_GAP or not (rises or memorised):
         return None
     return {
@@ -214,10 +214,12 @@ def over_regularised(evidence: Evidence, params: Params | None) -> Finding | Mis
     shrunk = min((step.norm_share for step in train.steps), default=1.0)
     objective = train.objectives[-1] if train.objectives else None
     penalty = objective.penalty / max(objective.loss + objective.penalty, 1e-9) if objective else 0.0
-    if (gap < MIN_DROPOUT_GAP and shrunk > SHRUNK and penalty < MUCH_PENALTY) or skill(train, known.accuracy) >= GOOD:
+    loss_gap = (dropped.loss - known.loss) / untrained_loss(train)
+    drops_much = gap >= MIN_DROPOUT_GAP or (loss_gap >= MIN_DROPOUT_LOSS_GAP and len(train.epochs) >= 3)
+    if not (drops_much or shrunk <= SHRUNK or penalty >= MUCH_PENALTY) or skill(train, known.accuracy) >= GOOD:
         return None
     dropout = min(0.2, params.train.dropout / 2) if params is not None else 0.2
-    milder = {"train.dropout": dropout} if gap >= MIN_DROPOUT_GAP else {"train.weight_decay": 0.0}
+    milder = {"train.dropout": dropout} if drops_much else {"train.weight_decay": 0.0}
     return Finding(
         fault="over-regularised",
         evidence={

@@ -122,7 +122,13 @@ OPTIMISATION = (
     Case(
         "learning-rate-collapsed", "strong", "plateau", S, rate("adam", 3e-3, schedule="plateau", plateau_patience=0, plateau_factor=0.01)
     ),
-    Case("learning-rate-collapsed", "strong", "plateau", T, HEAD_ALONE | rate("sgd", 1e-2, schedule="plateau", plateau_patience=0, plateau_factor=0.01)),
+    Case(
+        "learning-rate-collapsed",
+        "strong",
+        "plateau",
+        T,
+        HEAD_ALONE | rate("sgd", 1e-2, schedule="plateau", plateau_patience=0, plateau_factor=0.01),
+    ),
     Case("final-not-best", "strong", "restart", S, LAST_KEPT | rate("adam", 3e-3, schedule="constant"), ("rate_restarts", 693)),
     Case("final-not-best", "mild", "restart", S, LAST_KEPT | rate("adam", 1e-3, schedule="constant"), ("rate_restarts", 693), seeds=(1,)),
     Case("final-not-best", "strong", "restart", T, LAST_KEPT | HEAD_ALONE | {"train.schedule": "constant"}, ("rate_restarts", 116)),
