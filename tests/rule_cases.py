@@ -225,6 +225,7 @@ def overfitted(losses: list[float] = FALLING, val_losses: list[float] = RISING, 
     )
 
 
+LATE = [1.5, 1.4, 1.3, 1.2, 1.1, 1.1]
 NOT_BY_HEART = {"accuracy": 0.88, "loss": 0.4}
 WEAK = augmentation(outcome="weak", mean_displacement=0.001)
 WEAKLY_OVERFITTED = {"train": overfitted(A_augmented={"accuracy": 0.98}), "augment": WEAK}
@@ -414,7 +415,7 @@ FIRES: dict[str, list[Evidence]] = {
     "overfitting": [
         healthy(train=overfitted()),
         healthy(train=overfitted(), augment=None),
-        healthy(train=overfitted(val_losses=[1.5, 1.4, 1.3, 1.2, 1.1, 1.1])),  # a gap of 0.24, wherever the minimum is
+        healthy(train=overfitted(val_losses=LATE), evaluate=evaluation(missed_gates=("accuracy 0.750",))),
     ],
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),
@@ -535,7 +536,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
             train=overfitted(val_losses=[1.0, 0.7, 0.72, 0.73, 0.74, 0.76], A={"accuracy": 0.88, "loss": 0.4})
         ),  # rises by less than a tenth
         healthy(train=overfitted(val_losses=[1.2, 1.1, 1.0, 0.9, 0.7, 1.2], A=NOT_BY_HEART)),  # lowest near the end
-        healthy(train=overfitted(val_losses=[1.5, 1.4, 1.3, 1.2, 1.1, 1.1], V={"accuracy": 0.87, "loss": 0.6})),  # and a gap of 0.12
+        healthy(train=overfitted(val_losses=LATE)),  # nothing better was asked for
         healthy(**WEAKLY_OVERFITTED),  # another name for it
     ],
     "final-not-best": [

@@ -10,7 +10,7 @@ from stages.shared.params import ALPHAS, Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import best_epoch, chance_deviation, epochs_of, finite, phase_reached, probe, skill, untrained_loss
 
-MIN_GAP, LARGE_GAP = 0.10, 0.14  # the second tells by itself, wherever validation loss was lowest
+MIN_GAP, LARGE_GAP = 0.10, 0.14  # the second tells wherever validation loss was lowest, if a gate is missed
 MIN_LOSS_RISE = 1.1
 LATEST_MINIMUM = 0.6
 MEMORISED = 0.9
@@ -122,7 +122,8 @@ def _overfits(evidence: Evidence) -> dict[str, float | str] | Missing | None:
     gap = known.accuracy - validated.accuracy
     is_late = best + 1 > LATEST_MINIMUM * len(losses)
     rises = rise >= MIN_LOSS_RISE and not is_late and train.epochs[-1].loss < train.epochs[best].loss
-    memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and (not is_late or gap >= LARGE_GAP)
+    is_short = gap >= LARGE_GAP and evidence.evaluate is not None and bool(evidence.evaluate.missed_gates)
+    memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and (not is_late or is_short)
     if gap < MIN_GAP or not (rises or memorised):
         return None
     return {
