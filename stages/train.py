@@ -16,6 +16,7 @@ import keras
 from stages.flight.record import journal
 from stages.flight.record.keras_callback import JournalCallback
 from stages.shared import devices, evidence, files, model, paths, prepared
+from stages.shared.evidence import FINE_TUNE, HEAD, PHASES
 from stages.shared.params import AugmentParams, TrainParams, load
 from stages.shared.sampling import SamplingPlan
 from stages.shared.training.batches import PlainBatches, TrainBatches
@@ -26,8 +27,6 @@ from stages.shared.training.preflight import Preflight, check_accumulation, chec
 from stages.shared.training.probe import BRIEF, Prober
 from stages.shared.training.recalibration import Recalibration
 from stages.shared.training.resume import Checkpointer, EarlyStopping, Position, ReduceLearningRateOnPlateau, Stateful
-
-PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.shared import files, page
-from stages.shared.evidence import Evidence, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, Evidence, TrainEvidence
 from stages.shared.rules import Verdict
 from stages.shared.rules.pace import COLLAPSED_RATE
-from stages.shared.rules.signals import FINE_TUNE, best_epoch, epochs_of
+from stages.shared.rules.signals import best_epoch, epochs_of
 
 Values = list[float | None]
 

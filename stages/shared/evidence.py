@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from stages.shared import files
 
 VERSION = 2
+PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")  # of a training, in their order
 
 
 def _read_number(value: Any) -> Any:
@@ -101,7 +102,7 @@ class Variants(Part):
 
 
 class Epoch(Part):
-    """One epoch; ``epoch`` counts from 0 within its phase (``head`` or ``fine-tune``). Without validation its figures are NaN."""
+    """One epoch; ``epoch`` counts from 0 within its phase. Without validation its figures are NaN."""
 
     phase: str
     epoch: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from stages.shared.evidence import Evidence, Memory
+from stages.shared.evidence import FINE_TUNE, HEAD, Evidence, Memory
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes
 
@@ -106,7 +106,7 @@ def data_exhausted(evidence: Evidence, params: Params | None) -> Finding | Missi
     train = evidence.train
     if train is None or not train.epochs:
         return Missing("an epoch of training")
-    planned = {"head": train.setup.num_head_epochs, "fine-tune": train.setup.num_fine_tune_epochs}
+    planned = {HEAD: train.setup.num_head_epochs, FINE_TUNE: train.setup.num_fine_tune_epochs}
     stopped = {stop.phase for stop in train.stops}
     for phase, num_planned in planned.items():
         epochs = [epoch for epoch in train.epochs if epoch.phase == phase]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-from stages.shared.evidence import Epoch, Evidence, Step, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, Step, TrainEvidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
-    FINE_TUNE,
-    HEAD,
     KNOWN_LOSS,
-    PHASES,
     UNLEARNED_LOSS,
     USUAL_RATIO,
     WARM_UP_STEPS,

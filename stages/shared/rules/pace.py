@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from stages.shared.evidence import Epoch, Evidence, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, TrainEvidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
-    FINE_TUNE,
-    HEAD,
     KNOWN_LOSS,
-    PHASES,
     USUAL_RATIO,
     WARM_UP_STEPS,
     best_epoch,

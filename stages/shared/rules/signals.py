@@ -7,10 +7,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from stages.shared.evidence import Epoch, Probe, Step, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, Epoch, Probe, Step, TrainEvidence
 from stages.shared.params import Params
 
-PHASES = (HEAD, FINE_TUNE) = ("head", "fine-tune")
 RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"}
 # A usual step changes the weights by about a thousandth (Karpathy, CS231n notes, 'ratio of weights:updates').
 USUAL_RATIO = 2e-3

@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.shared import devices, model
 from stages.shared.errors import TooLargeError, UntrainableError
-from stages.shared.evidence import EvidenceSink, FirstStep, Memory
+from stages.shared.evidence import HEAD, EvidenceSink, FirstStep, Memory
 from stages.shared.params import TrainParams
 from stages.shared.training.batches import TrainBatches
 from stages.shared.training.collector import kernels
@@ -158,7 +158,7 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
                 raise UntrainableError(self._reason())
 
     def _reason(self) -> str:
-        name = "learning_rate" if self._phase == "head" else "fine_tune_learning_rate"
+        name = "learning_rate" if self._phase == HEAD else "fine_tune_learning_rate"
         return (
             f"the first {self._num_steps} steps changed no weight at train.{name} {getattr(self._params, name)}: "
             "all gradients are zero, or too small for the precision. Try train.precision=float32, "

@@ -5,6 +5,7 @@ Every question is put beside training: nothing of the model, its random generato
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,6 @@ class Prober:
         self._train_rows, self._val_rows = _subset(batches.images), _subset(validation.images)
         # The training images by the code that reads validation's.
         self._as_validation = PlainBatches(batches.images, batches.batch_size)
-        self._features: Answers | None = None
 
     def look_at_inputs(self) -> Inputs:
         """What arrives at the backbone, before anything is trained."""
@@ -58,39 +58,35 @@ class Prober:
 
     def ask(self, moment: str, epoch: int, names: tuple[str, ...] = WHOLE) -> None:
         """Put the questions ``names`` to the present weights; ``epoch`` counts over both phases."""
+        treatments = self._treatments()
         for name in names:
-            answers = self._answers(name)
+            answers = treatments[name]()
             if answers is not None:
                 self._sink(_judged(answers, self._truth(name), moment=moment, epoch=epoch, name=name))
             if answers is not None and name == "V" and moment == "end":
                 self._sink(self._objective(answers, self._truth(name), epoch))
-        self._features = None
 
     def _truth(self, name: str) -> NDArray[np.int64]:
         images, rows = (self._validation.images, self._val_rows) if name.startswith("V") else (self._batches.images, self._train_rows)
         return images.labels[rows]
 
-    def _answers(self, name: str) -> Answers | None:
-        """Class probabilities (n, num_classes) by one treatment; None for one that cannot differ from A, or from V."""
-        trained = self._batches.read(self._train_rows)
-        by_batch = any(layer.trainable for layer in model.batchnorm_layers(self._classifier))
-        match name:
-            case "A":
-                self._features = self._pooled(trained)
-                return self._classified(self._features)
-            case "A_dropout":
-                return None if self._features is None else self._classified(self._features, dropping=True)
-            case "A_batch":
-                return self._classified(self._pooled(trained, training=True)) if by_batch else None
-            case "A_augmented":
-                return self._classified(self._pooled(self._augmented(trained))) if self._batches.policy.changes_images else None
-            case "B":
-                images = self._as_validation.read(self._train_rows)
-                return None if np.array_equal(images, trained) else self._classified(self._pooled(images))
-            case "V_batch":
-                images = self._validation.read(self._val_rows)
-                return self._classified(self._pooled(images, training=True)) if by_batch else None
-        return self._classified(self._pooled(self._validation.read(self._val_rows)))
+    def _treatments(self) -> dict[str, Callable[[], Answers | None]]:
+        """By question, what gives class probabilities (n, num_classes); None where they cannot differ from those of A, or of V."""
+        trained, validated = self._batches.read(self._train_rows), self._validation.read(self._val_rows)
+        by_validation = self._as_validation.read(self._train_rows)
+        learns_statistics = any(layer.trainable for layer in model.batchnorm_layers(self._classifier))
+        is_augmented = self._batches.policy.changes_images
+        features = functools.cache(lambda: self._pooled(trained))
+        by_batch = functools.partial(self._pooled, training=True)
+        return {
+            "A": lambda: self._classified(features()),
+            "A_batch": lambda: self._classified(by_batch(trained)) if learns_statistics else None,
+            "A_dropout": lambda: self._classified(features(), dropping=True),
+            "A_augmented": lambda: self._classified(self._pooled(self._augmented(trained))) if is_augmented else None,
+            "B": lambda: None if np.array_equal(by_validation, trained) else self._classified(self._pooled(by_validation)),
+            "V": lambda: self._classified(self._pooled(validated)),
+            "V_batch": lambda: self._classified(by_batch(validated)) if learns_statistics else None,
+        }
 
     def _augmented(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         policy = self._batches.policy

@@ -153,9 +153,10 @@ def _cut(path: Path) -> None:
 
 
 def rename_validation_classes(number: float) -> None:
-    """The first ``number`` classes have other numbers in validation, as where each split lists its folders by itself."""
+    """The first ``number`` classes, or all, have other numbers in validation, as where each split lists its folders by itself."""
     path = paths.PREPARED / "val" / "labels.npy"
     labels = np.load(path)
-    moved = labels < number
-    labels[moved] = (labels[moved] + 1) % int(number)
+    num_moved = min(int(number), int(labels.max()) + 1)
+    moved = labels < num_moved
+    labels[moved] = (labels[moved] + 1) % num_moved
     np.save(path, labels)

@@ -100,7 +100,7 @@ OPTIMISATION = (
     Case("learning-rate-too-high", "strong", "sgd", S, rate("sgd", 3.0)),
     Case("learning-rate-too-high", "strong", "rmsprop", T, rate("rmsprop", 0.1)),
     Case("learning-rate-too-high", "mild", "constant", T, rate("adam", 0.03, schedule="constant") | HEAD_ALONE),
-    Case("learning-rate-too-high", "mild", "constant", S, rate("adam", 0.06, schedule="constant"), seeds=(1,)),
+    Case("learning-rate-too-high", "mild", "constant", S, rate("rmsprop", 0.03, schedule="constant"), seeds=(1,)),
     Case(TOO_LOW, "strong", "adam", BOTH, rate("adam", 3e-6, fine_tune_epochs=0)),
     Case(TOO_LOW, "mild", "adam", BOTH, rate("adam", 3e-5, fine_tune_epochs=0), seeds=(1,)),
     Case(TOO_LOW, "strong", "sgd", S, rate("sgd", 1e-5)),
@@ -140,9 +140,9 @@ OPTIMISATION = (
     Case(
         "batchnorm-mismatch",
         "strong",
-        "tiny-batches",
+        "momentum",
         T,
-        fine_tuning(1e-4, 1.0, batchnorm_training=True, batch_size=2, epochs=1, fine_tune_epochs=2),
+        fine_tuning(1e-4, 1.0, batchnorm_training=True, batchnorm_momentum=0.999),
     ),
 )
 DATA = (

@@ -1,4 +1,6 @@
-"""``python -m tests.benchmarks.diagnosis.make_runs FOLDER [part of a name…]``: runs every unit that FOLDER holds no result of.
+"""``python -m tests.benchmarks.diagnosis.make_runs FOLDER [part of a name…]``: runs every unit of which there is no result.
+
+Results are in FOLDER, and those of earlier days in the tables of the repository; one of a unit that has been changed since counts no more.
 
 This process has loaded all that a run needs and computes nothing: each run is a fork of it, which spares the loading, and may be killed.
 Each computes on one core, for a second one gains a run of networks as small as these nothing (42 s on one, 46 s on two).
@@ -31,9 +33,9 @@ import tensorflow
 from stages.flight.record import journal
 from stages.flight.runs import run as runs
 from stages.shared import evidence, files
-from tests.benchmarks.diagnosis import chain
+from tests.benchmarks.diagnosis import chain, tables
 from tests.benchmarks.diagnosis.recipes import RECIPES, SHARED_DATA, Recipe
-from tests.benchmarks.diagnosis.result import RESULTS, Result, figures
+from tests.benchmarks.diagnosis.result import Result, figures, path_of, read
 from tests.benchmarks.diagnosis.unit import Unit
 from tests.benchmarks.diagnosis.units import UNITS
 
@@ -53,7 +55,8 @@ def main() -> None:
         sys.exit(f"{SHARED_DATA} is absent: no data, no runs.")
     folder, parts = Path(sys.argv[1]).absolute(), sys.argv[2:]
     wanted = [unit for unit in UNITS if not parts or any(part in unit.name for part in parts)]
-    left = [unit for unit in wanted if not _result_path(folder, unit).is_file()]
+    tables.unpack(folder)
+    left = [unit for unit in wanted if not kept(unit, folder)]
     _tell(f"{len(wanted) - len(left)} of {len(wanted)} units have a result")
     make_all(left, folder)
 
@@ -124,7 +127,7 @@ def _keep(unit: Unit, folder: Path, status: int, seconds: float) -> Result:
     result = _gather(unit, RECIPES[unit.dataset, unit.recipe], work, status, seconds)
     (folder / OUTPUTS).mkdir(exist_ok=True)
     shutil.copyfile(work / chain.OUTPUT, folder / OUTPUTS / f"{unit.name}.txt")
-    files.write_json(_result_path(folder, unit), result.model_dump(mode="json"))
+    files.write_json(path_of(unit, folder), result.model_dump(mode="json"))
     shutil.rmtree(work)
     return result
 
@@ -159,13 +162,10 @@ def _ready(recipe: Recipe, folder: Path) -> Path:
 
 
 def kept(unit: Unit, folder: Path) -> Result | None:
-    """The unit's result, if it has been run."""
-    path = _result_path(folder, unit)
-    return Result.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _result_path(folder: Path, unit: Unit) -> Path:
-    return folder / RESULTS / f"{unit.name}.json"
+    """The unit's result, if it has been run as it is."""
+    path = path_of(unit, folder)
+    result = read(path) if path.is_file() else None
+    return result if result is not None and result.unit == unit else None
 
 
 def _in_short(result: Result) -> str:

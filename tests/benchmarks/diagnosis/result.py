@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +40,16 @@ class Result(BaseModel):
     evidence: Evidence
     figures: Figures
     seconds: float
+
+
+def path_of(unit: Unit, folder: Path) -> Path:
+    """Where a folder of runs has the unit's result."""
+    return folder / RESULTS / f"{unit.name}.json"
+
+
+def read(path: Path) -> Result:
+    """A result as it was written."""
+    return Result.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def figures(evidence: Evidence, test_loss: float | None) -> Figures:

@@ -17,7 +17,7 @@ from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
 from tests.benchmarks.diagnosis.harm import harm, usual
 from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
-from tests.benchmarks.diagnosis.result import RESULTS, Result
+from tests.benchmarks.diagnosis.result import Result
 from tests.benchmarks.diagnosis.unit import HEALTHY
 
 DEVELOPMENT, HELD_OUT = FASHION, CIFAR
@@ -165,12 +165,8 @@ def _first(result: Result) -> str:
 
 def load(arguments: Sequence[str]) -> dict[str, list[Result]]:
     """All results by data set: of the tables in the repository, or of a folder of runs."""
-    if arguments:
-        paths = sorted(Path(arguments[0], RESULTS).glob("*.json"))
-        results = [Result.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
-    else:
-        results = [result for name in (DEVELOPMENT, HELD_OUT) for result in tables.read(tables.path_of(name))]
-    return {name: [result for result in results if result.unit.dataset == name] for name in (DEVELOPMENT, HELD_OUT)}
+    names = (DEVELOPMENT, HELD_OUT)
+    return {name: tables.gathered(Path(arguments[0]), name) if arguments else tables.read(name) for name in names}
 
 
 def main() -> None:

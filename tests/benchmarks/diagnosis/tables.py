@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stages.shared import files
+from tests.benchmarks.diagnosis import result
 from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
-from tests.benchmarks.diagnosis.result import RESULTS, Result
+from tests.benchmarks.diagnosis.result import Result
+from tests.benchmarks.diagnosis.units import UNITS
 
 EVIDENCE = Path(__file__).parent / "evidence"
 MAX_BYTES = 2_500_000
@@ -21,19 +24,35 @@ def path_of(dataset: str) -> Path:
     return EVIDENCE / f"{dataset}.jsonl.gz"
 
 
-def read(path: Path) -> list[Result]:
-    """All results of a file, sorted by the units' names."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+def read(dataset: str) -> list[Result]:
+    """All results of a data set, sorted by the units' names."""
+    with gzip.open(path_of(dataset), "rt", encoding="utf-8") as file:
         return [Result.model_validate_json(line) for line in file]
 
 
-def write(results: list[dict[str, Any]], path: Path) -> None:
-    """Results (as JSON values) in a file that is the same for the same results."""
-    lines = [json.dumps(_rounded(result), sort_keys=True, separators=(",", ":")) + "\n" for result in results]
+def unpack(folder: Path) -> None:
+    """Give a folder of runs the results that it lacks."""
+    (folder / result.RESULTS).mkdir(parents=True, exist_ok=True)
+    for found in (*read(FASHION), *read(CIFAR)):
+        path = result.path_of(found.unit, folder)
+        if not path.is_file():
+            files.write_json(path, found.model_dump(mode="json"))
+
+
+def gathered(folder: Path, dataset: str) -> list[Result]:
+    """The results in a folder of runs, sorted by the units' names; not those of units that have been changed since."""
+    units = sorted((unit for unit in UNITS if unit.dataset == dataset), key=lambda unit: unit.name)
+    found = ((unit, result.read(path)) for unit in units if (path := result.path_of(unit, folder)).is_file())
+    return [one for unit, one in found if one.unit == unit]
+
+
+def write(results: list[Result], path: Path) -> None:
+    """Results in a file that is the same for the same results."""
+    values = (_rounded(found.model_dump(mode="json")) for found in results)
+    lines = [json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n" for value in values]
     content = gzip.compress("".join(lines).encode(), compresslevel=9, mtime=0)
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path} would have {len(content)} bytes. Expected {MAX_BYTES} at most: it lies in the repository.")
-    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
 
 
@@ -50,9 +69,9 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: {__doc__}")
     for dataset in (FASHION, CIFAR):
-        paths = sorted(Path(sys.argv[1], RESULTS).glob(f"{dataset}-*.json"), key=lambda path: path.stem)
-        write([json.loads(path.read_text(encoding="utf-8")) for path in paths], path_of(dataset))
-        sys.stderr.write(f"{path_of(dataset)}: {len(paths)} results, {path_of(dataset).stat().st_size} bytes\n")
+        found = gathered(Path(sys.argv[1]), dataset)
+        write(found, path_of(dataset))
+        sys.stderr.write(f"{path_of(dataset)}: {len(found)} results, {path_of(dataset).stat().st_size} bytes\n")
 
 
 if __name__ == "__main__":
