@@ -9,6 +9,7 @@ import pytest
 from stages.flight.runs.run import failure, status
 
 OOM_LINES = "loading\nterminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc"
+GRAPH_STORY = "Graph execution error:\n\nDetected at node Relu6 defined at\n  OOM when allocating tensor with shape[2048,96,112,112]\n"
 
 CHATTER = "E0000 00:00:1795619339.753581   10138 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)"
 
@@ -43,6 +44,12 @@ ORPHAN = {"type": "orphan", "stage": "train", "cause": "dvc ended", "kind": "ter
             "FAILED",
         ),
         ([ending(signal=6, last_lines=OOM_LINES)], "out-of-memory", "bad_alloc", "FAILED"),
+        (
+            [told("out-of-memory", "ResourceExhaustedError", GRAPH_STORY), ending(exit_code=1)],
+            "out-of-memory",
+            "ResourceExhaustedError: OOM when allocating tensor with shape[2048,96,112,112]",
+            "FAILED",
+        ),
         ([ending(signal=11)], "exception", "ended by SIGSEGV", "FAILED"),
         ([ending(signal=40)], "exception", "ended by signal 40", "FAILED"),
         ([ending(signal=2)], "interrupted", "ended by SIGINT", "KILLED"),

@@ -177,7 +177,7 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
     """Kind, cause and traceback, from the stage's first record of each type; the surest witness is heard first."""
     told = first.get("failure")
     trace = told["traceback"] if told else ending.get("last_lines", "").strip() or None
-    words = f"{told['error']}: {told['message']}".strip() if told else _last_line(ending)
+    words = f"{told['error']}: {_message(told)}".strip() if told else _last_line(ending)
     # The count is of a group of processes: the stage's own exception says more.
     if ending.get("oom_kills") and told is None:
         quoted = words if journal.OUT_OF_MEMORY.search(words) else "SIGKILL"
@@ -197,6 +197,12 @@ def _explain(ending: dict[str, Any], first: dict[str, dict[str, Any]]) -> tuple[
         kind = KINDS_OF_SIGNALS.get(number, "exception")
         return kind, f"ended by {name}" + (f": {words}" if kind == "exception" and words else ""), trace
     return "exception", f"exit code {ending['exit_code']}: {words or 'and wrote nothing to standard error'}", trace
+
+
+def _message(told: dict[str, Any]) -> str:
+    """The message of an exception; where TensorFlow tells the graph's whole story, the line that says what could not be allocated."""
+    lines = told["message"].splitlines() if told["kind"] == "out-of-memory" else []
+    return next((line.strip() for line in lines if journal.OUT_OF_MEMORY.search(line)), str(told["message"]))
 
 
 def _last_line(ending: dict[str, Any]) -> str:

@@ -85,6 +85,7 @@ def fine_tuning(value: float, fraction: float, **others: Any) -> dict[str, Any]:
 GENERALISATION = (
     Case(WEAK, "strong", "none-few-images", S, FEW | LONG | UNAUGMENTED),
     Case(WEAK, "mild", "none", S, FEWER | LONG | {"train.epochs": 50} | UNAUGMENTED),
+    Case(WEAK, "mild", "none-all-images", S, LAST_KEPT | UNAUGMENTED | {"train.epochs": 30, "train.dropout": 0.0}, datasets=(CIFAR,)),
     Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, datasets=(CIFAR,)),
     Case(OVERFITTING, "strong", "few-images", S, FEW | LONG | BY_HEART),
     Case(OVERFITTING, "strong", "deep", T, DEEP | USEFUL, datasets=(CIFAR,)),

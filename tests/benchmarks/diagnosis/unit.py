@@ -64,6 +64,7 @@ class Case:
     def units(self) -> Iterator[Unit]:
         """One for each data set, recipe and seed."""
         name, amount = self.injection
+        takes_images = any(key.startswith("validate.") for key in self.changes)  # which a training cannot make up for
         for dataset in self.datasets:
             for recipe in self.recipes:
                 for seed in self.seeds:
@@ -77,5 +78,5 @@ class Case:
                         self.changes,
                         name,
                         amount,
-                        params_can_mend=not name and self.fault != HEALTHY,
+                        params_can_mend=not name and self.fault != HEALTHY and not takes_images,
                     )
