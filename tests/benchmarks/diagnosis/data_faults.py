@@ -90,23 +90,18 @@ def _thin(rows: pd.DataFrame, share: float) -> None:
             (paths.RAW / path).unlink()
 
 
-def skew_validation(share: float) -> None:
-    """The split was cut from a list that is not mixed: of every other class only this share is in validation, the rest in training."""
-    rows = split_source()
-    for label in _every_other_class(rows):
-        members = rows[(rows["split"] == "val") & (rows["label"] == label)]["path"]
-        for path in members.iloc[max(1, round(share * len(members))) :]:
-            _move(paths.RAW / path, paths.RAW / "train" / label / f"from-val-{Path(path).name}")
+def tail_validation(kept: float) -> None:
+    """``validation_split`` of images sorted by class: validation has the last classes, and training the first.
 
-
-def tail_validation(_amount: float) -> None:
-    """``validation_split`` of images sorted by class: validation has the last classes only, and training the first."""
+    Of each class, ``kept`` images of either split stay where they are.
+    """
     rows = split_source()
     pool = rows[rows["split"] != "test"].sort_values(["label", "path"], ignore_index=True)
+    stays = pool.groupby(["split", "label"]).cumcount() < kept
     num_train = int((rows["split"] == "train").sum())
     for number, (split, label, path) in enumerate(pool[["split", "label", "path"]].itertuples(index=False)):
         wanted = "train" if number < num_train else "val"
-        if split != wanted:
+        if split != wanted and not stays[number]:
             _move(paths.RAW / path, paths.RAW / wanted / label / f"from-{split}-{Path(path).name}")
 
 

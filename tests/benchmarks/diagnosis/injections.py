@@ -22,7 +22,6 @@ _OF_SOURCE = (
     data_faults.leak_bytes,
     data_faults.thin_classes,
     data_faults.thin_training,
-    data_faults.skew_validation,
     data_faults.tail_validation,
     data_faults.no_validation_of_a_class,
     data_faults.keep_classes,
