@@ -79,7 +79,7 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
         prober.look_at_inputs()
         prober.ask("start", 0, BRIEF)
     num_epochs = cut_off.first_epoch if cut_off else 0
-    hopeless = [StopWhenHopeless(log)] if params.stop_when_hopeless else []
+    hopeless = [StopWhenHopeless(log, prober)] if params.stop_when_hopeless else []
     phases = [phase for phase in PHASES if _plan(params, phase)[0]]
     for phase in phases:
         if phase == FINE_TUNE and pretrained:

@@ -76,7 +76,7 @@ def steps(ratios: list[float], losses: list[float] | None = None, phase: str = "
     usual: dict[str, Any] = {"unchanged_share": 0.0, "norm_share": 1.0, **changes}
     seen = losses or [1.0] * len(ratios)
     return tuple(
-        Step(phase=phase, epoch=i // 2, step=i, loss=loss, update_ratio=ratio, highest_ratio=2 * ratio, head_ratio=ratio, **usual)
+        Step(phase=phase, epoch=i // 2, step=i, loss=loss, update_ratio=ratio, highest_ratio=2 * ratio, **usual)
         for i, (ratio, loss) in enumerate(zip(ratios, seen, strict=True))
     )
 
@@ -91,7 +91,6 @@ def probes(**changes: dict[str, Any]) -> tuple[Probe, ...]:
         "num_images": 256,
         "matched_accuracy": 0.9,
         "largest_share": 0.12,
-        "confident_errors": 0.01,
     }
     return tuple(Probe(**{**usual, "name": name, **changes.get(name, {})}) for name in {**dict.fromkeys(QUESTIONS), **changes})
 
@@ -116,7 +115,7 @@ def objective(**changes: Any) -> tuple[Objective, ...]:
 
 
 def first_step(phase: str, num_trainable: int = 10_000) -> FirstStep:
-    return FirstStep(phase=phase, loss=2.4, untrained_loss=CHANCE_LOSS, num_trainable=num_trainable)
+    return FirstStep(phase=phase, loss=2.4, num_trainable=num_trainable)
 
 
 HEAD_LOSSES, TUNED_LOSSES = [1.5, 0.9, 0.6, 0.5, 0.45], [0.44, 0.438]
@@ -283,13 +282,16 @@ def over_augmented(augmented: float = 0.6, known: float = 0.9) -> dict[str, Any]
     return {"train": found, "augment": strong}
 
 
-SLOWLY = {"losses": [2.30, 2.29, 2.28, 2.27, 2.26], "ratios": [1e-6] * 8}
+GUESSING = {"accuracies": [0.15] * 5, "val_accuracies": [0.15] * 5}
+SLOWLY: dict[str, Any] = {"losses": [2.30, 2.29, 2.28, 2.27, 2.26], "ratios": [1e-6] * 8}
+MISSED = evaluation(missed_gates=("accuracy 0.750",))
 FLAT = [0.9, 0.7, 0.62, 0.61, 0.61]
 LIMITED = {"evaluate": evaluation(missed_gates=("accuracy 0.610",)), "train": head_only(FLAT, [1e-3] * 8)}
 # Steadily, in ordinary steps, and with half of it left when the schedule ends.
 STEADILY = [2.3, 2.1, 1.9, 1.75, 1.6, 1.5]
 HALF_KNOWN = probes(**{name: {"accuracy": 0.6} for name in QUESTIONS})
-RECOVERED = {"losses": [5.0, 2.5, 1.5, 0.9, 0.5], "ratios": [2.0, 0.3, 1e-2, 5e-3]}
+BY_SGD: dict[str, Any] = {"planned": {"optimizer": "sgd"}, "probes": HALF_KNOWN}
+RECOVERED: dict[str, Any] = {"losses": [5.0, 2.5, 1.5, 0.9, 0.5], "ratios": [2.0, 0.3, 1e-2, 5e-3]}
 FALLS_IN_THE_END = [2.0, 1.6, 1.3]
 NO_PROBE = {"train": train(probes=())}
 NO_TRAIN = {"train": None}
@@ -312,7 +314,7 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(data=data(num_offenders={"split-overlap": 60})),
     ],
     "bad-split": [
-        healthy(data=data(split_counts={"train": {"a": 100, "b": 100}, "val": {"a": 100, "b": 2}})),
+        healthy(data=data(split_counts={"train": {"a": 300, "b": 60}, "val": {"a": 2, "b": 100}})),
         healthy(data=data(split_counts={"train": {"a": 100, "b": 100, "c": 5}, "val": {"a": 100, "b": 100}})),
     ],
     "unshuffled-data": [healthy(train=train(orders=(Order(epoch=1, distinct_labels=1.2, expected_distinct_labels=9.6),)))],
@@ -388,16 +390,16 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-6, 3e-8, 3e-9, 3e-9]}))
     ],
     "unsuitable-optimizer": [
-        healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"})),
-        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"}, probes=HALF_KNOWN)),
+        healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"}, curves=GUESSING)),
+        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"}, probes=HALF_KNOWN, curves={"rates": [1e-3] * 6})),
     ],
     "learning-rate-too-low": [
-        healthy(train=head_only(**SLOWLY, curves={"rates": [1e-6] * 5})),
-        healthy(train=head_only(**SLOWLY, planned={"optimizer": "sgd"}, curves={"rates": [1e-6] * 5})),
+        healthy(train=head_only(**SLOWLY, curves={**GUESSING, "rates": [1e-6] * 5})),
+        healthy(train=head_only(**SLOWLY, planned={"optimizer": "sgd"}, curves={**GUESSING, "rates": [1e-6] * 5})),
     ],
     "over-regularised": [
-        healthy(train=train(probes=probes(A={"accuracy": 0.7}, A_dropout={"accuracy": 0.4}))),
-        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.9}))),
+        healthy(train=train(probes=probes(**{name: {"accuracy": 0.4 if name == "A_dropout" else 0.7} for name in QUESTIONS}))),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.9})), evaluate=MISSED),
         healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.2), *TUNED_STEPS))),
         healthy(train=train(objectives=objective(penalty=2.0))),
     ],
@@ -415,14 +417,14 @@ FIRES: dict[str, list[Evidence]] = {
     "overfitting": [
         healthy(train=overfitted()),
         healthy(train=overfitted(), augment=None),
-        healthy(train=overfitted(val_losses=LATE), evaluate=evaluation(missed_gates=("accuracy 0.750",))),
+        healthy(train=overfitted(val_losses=LATE), evaluate=MISSED),
     ],
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),
     ],
     "under-trained": [
         healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6)),
-        healthy(train=head_only([1.9], [1e-3] * 4)),
+        healthy(train=head_only([1.9], [1e-3] * 4), evaluate=MISSED),
         healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35])),
     ],
     "capacity-limited": [healthy(**LIMITED)],
@@ -493,19 +495,21 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-5, 3e-5, 3e-5]})),
     ],
     "unsuitable-optimizer": [
-        healthy(train=head_only(**SLOWLY)),  # Adam: its rate is to blame
+        healthy(train=head_only(**SLOWLY, curves=GUESSING)),  # Adam: its rate is to blame
         healthy(train=head_only(HEAD_LOSSES, [1e-3] * 8, planned={"optimizer": "sgd"})),
-        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"})),  # and knows its images
-        healthy(train=head_only([2.3, 1.5, 1.4, 1.42, 1.39, 1.4], [3e-3] * 8, planned={"optimizer": "sgd"}, probes=HALF_KNOWN)),  # flat
+        healthy(train=head_only(STEADILY, [3e-3] * 8, planned={"optimizer": "sgd"}, curves={"rates": [1e-3] * 6})),  # and knows its images
+        healthy(train=head_only([2.3, 1.5, 1.4, 1.42, 1.39, 1.4], [3e-3] * 8, **BY_SGD, curves={"rates": [1e-3] * 6})),  # flat
+        healthy(train=head_only(STEADILY, [3e-3] * 8, **BY_SGD, curves={"rates": [1e-2] * 6})),  # the data are hard
     ],
     "learning-rate-too-low": [
         healthy(train=head_only(STUCK, [1.5e-3] * 8)),  # did not learn, with ordinary updates
         healthy(train=head_only([0.45, 0.44, 0.43], [1e-6] * 8)),  # small updates, but it learned
-        healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"})),  # the optimizer is to blame
+        healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"}, curves=GUESSING)),  # the optimizer is to blame
     ],
     "over-regularised": [
         healthy(train=train(probes=probes(A_dropout={"accuracy": 0.8}))),
-        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.75}))),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.75})), evaluate=MISSED),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.9}))),  # good enough
         healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.6), *TUNED_STEPS))),
     ],
     "excessive-augmentation": [
@@ -546,6 +550,8 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "under-trained": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.59, 0.58], [1e-3] * 8)),
         healthy(train=head_only([0.9, 0.7, 0.6, 0.5, 0.51], [1e-3] * 8)),  # not the best
+        healthy(train=head_only([1.9], [1e-3] * 4)),  # a single epoch, which was enough
+        healthy(train=head_only([1.9], [1e-3] * 4, curves={"rates": [0.0], "num_steps": 900}), evaluate=MISSED),  # whose rate has run down
         healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6, curves={"rates": [3e-3, 1e-3, 1e-5]})),  # the schedule's end
         healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35, 1.34])),  # patience of two
     ],
@@ -587,63 +593,4 @@ NOT_APPLICABLE: dict[str, list[Evidence]] = {
     "final-not-best": [healthy(**NO_TRAIN), healthy(train=head_only([1.0, 0.9], [1e-3] * 8)), healthy(**NO_PROBE)],
     "under-trained": [healthy(**NO_TRAIN), healthy(train=train(epochs=()))],
     "capacity-limited": [healthy(**NO_TRAIN), healthy(evaluate=None), healthy(**NO_PROBE)],
-}
-
-
-def two_classes(**changes: Any) -> TrainEvidence:
-    """A short, unsure and right training of two classes."""
-    found = head_only([0.66, 0.62, 0.59, 0.57, 0.565], [1e-3] * 8, planned={"num_classes": 2}, **changes)
-    return found.model_copy(update={"orders": (Order(epoch=0, distinct_labels=2.0, expected_distinct_labels=2.0),)})
-
-
-SETTLED = [1.5, 0.9, 0.62, 0.6, 0.595]
-UNSURE = objective(output_low=0.3, output_high=0.7, loss=0.57, recomputed_loss=0.57)
-PLATEAU = {"rates": [1e-3] * 3 + [1e-7] * 5}
-KNOWN_BY_HEART = {name: {"accuracy": 0.97, "loss": 0.05} for name in ("A", "A_batch", "A_dropout", "A_augmented")}
-CONVERGED = {name: {"accuracy": 0.99, "loss": 0.02} for name in QUESTIONS}
-# Whole runs that look sick to naive rules.
-HEALTHY: dict[str, Evidence] = {
-    "validation-above-training": healthy(train=head_only(SETTLED, [1e-3] * 8, curves={"accuracies": [0.5, 0.6, 0.7, 0.75, 0.78]})),
-    "unsure-of-two-classes": healthy(train=two_classes(objectives=UNSURE)),
-    "fine-grained": healthy(
-        train=head_only([1.6, 0.9, 0.72, 0.66, 0.655], [1e-3] * 8, probes=probes(**KNOWN_BY_HEART, V={"accuracy": 0.83, "loss": 0.655}))
-    ),
-    "stopped-in-time": healthy(
-        train=overfitted().model_copy(
-            update={
-                "probes": (
-                    *overfitted().probes,
-                    *(Probe(**{**probe.model_dump(), "moment": "kept", "accuracy": 0.9}) for probe in probes()[:1]),
-                    *(Probe(**{**probe.model_dump(), "moment": "kept", "accuracy": 0.88}) for probe in probes()[4:5]),
-                ),
-                "stops": (Stop(phase="head", epoch=5, reason="early-stopping"),),
-            }
-        )
-    ),
-    "converged-and-noisy": healthy(
-        train=head_only(
-            [0.3, 0.1, 0.05, 0.01, 0.009, 0.008, 0.008, 0.007],
-            [6e-3] * 12,
-            curves={"val_losses": [0.3, 0.1, 0.05, 0.02, 0.008, 0.018, 0.008, 0.018], "val_accuracies": [0.9, 0.95] + [0.99] * 6},
-            probes=probes(**CONVERGED),
-        )
-    ),
-    "converged-plateau": healthy(
-        train=head_only(
-            [0.3, 0.1, 0.05, 0.04, 0.04, 0.04, 0.04, 0.04],
-            [1e-3] * 8,
-            curves={"rates": [1e-3] * 3 + [1e-7] * 5},
-            probes=probes(**CONVERGED),
-        )
-    ),
-    "long-decay": healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.45), *TUNED_STEPS), probes=probes(**CONVERGED))),
-    "dropout-that-helps": healthy(train=train(probes=probes(**{**CONVERGED, "A_dropout": {"accuracy": 0.84}}))),
-    "skipped-steps": healthy(train=train(steps=(*steps([0.0] * 10, unchanged_share=1.0), *TUNED_STEPS))),
-    "levelled-validation": healthy(
-        data=data(split_counts={"train": {"a": 1000, "b": 70}, "val": {"a": 100, "b": 100}}),
-        evaluate=evaluation(classes=tuple(ClassResult(label=label, num_images=50, recall=0.9, predicted=50) for label in "ab")),
-    ),
-    "shaky-start-of-tuning": healthy(
-        train=train(epochs=(*epochs(HEAD_LOSSES), *epochs([0.5, 0.44], [0.46, 0.44], val_accuracies=[0.84, 0.88], phase="fine-tune")))
-    ),
 }

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from stages.shared.errors import HopelessError
 from stages.shared.evidence import Epoch, Step, TrainEvidence
 from stages.shared.training import hopeless
-from stages.shared.training.collector import EvidenceLog, StopWhenHopeless
 from tests.rule_cases import setup
 
 UNTRAINED = math.log(10)
@@ -24,7 +22,7 @@ def training(
     epochs = tuple(
         Epoch(epoch=i, loss=loss, val_loss=loss, accuracy=accuracy, val_accuracy=accuracy, **usual) for i, loss in enumerate(losses)
     )
-    ratios: dict[str, Any] = dict.fromkeys(("update_ratio", "highest_ratio", "head_ratio"), ratio)
+    ratios: dict[str, Any] = dict.fromkeys(("update_ratio", "highest_ratio"), ratio)
     steps = tuple(
         Step(phase=phase, epoch=i // 2, step=i, loss=1.0, unchanged_share=unchanged_share, norm_share=1.0, **ratios)
         for i in range(2 * len(losses) + 6)
@@ -76,14 +74,3 @@ def test_the_present_phase_decides() -> None:
     learned, broken = training([1.0, 0.5]), training([9.0 * UNTRAINED] * 2, phase="fine-tune")
     both = TrainEvidence(setup=SETUP, epochs=learned.epochs + broken.epochs, steps=learned.steps + broken.steps)
     assert "diverged" in str(hopeless.reason(both))
-
-
-def test_the_callback_raises_and_says_how_to_go_on() -> None:
-    log = EvidenceLog(lambda name, values: None)
-    callback = StopWhenHopeless(log)
-    callback.on_epoch_end(0)
-    found = training([UNTRAINED] * 4, ratio=0.3)
-    for part in (found.setup, *found.steps, *found.epochs):
-        log.keep(part)
-    with pytest.raises(HopelessError, match=r"stuck.*dvc exp run -S train\.stop_when_hopeless=false"):
-        callback.on_epoch_end(3)

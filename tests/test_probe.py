@@ -11,15 +11,18 @@ import pytest
 from numpy.typing import NDArray
 
 from stages.shared import model, params
+from stages.shared.errors import HopelessError
 from stages.shared.evidence import Inputs, Objective, Part, Probe
 from stages.shared.prepared import Prepared
 from stages.shared.sampling import SamplingPlan
 from stages.shared.training import batches as batches_module
 from stages.shared.training import signals, stream
 from stages.shared.training.batches import PlainBatches, TrainBatches
+from stages.shared.training.collector import EvidenceLog, StopWhenHopeless
 from stages.shared.training.probe import Prober
 from stages.shared.training.recalibration import Recalibration
 from tests.imports import ROOT
+from tests.test_hopeless import UNTRAINED, training
 
 SHIPPED = params.load(ROOT / "params.yaml")
 SIZE_PX, NUM_IMAGES = 32, 48
@@ -111,7 +114,6 @@ def test_renamed_classes_are_matched(classifier: Any) -> None:
     found, _ = asked(classifier, data)
     assert found["A"].accuracy < 0.1
     assert found["A"].matched_accuracy > 0.9
-    assert found["A"].confident_errors > 0.5
     assert found["A"].largest_share == pytest.approx(0.5, abs=0.1)
 
 
@@ -211,3 +213,18 @@ def test_variants_that_are_drawn_once_show(monkeypatch: pytest.MonkeyPatch) -> N
     found = stream.variants(data, 0)
     assert found.num_compared >= 4
     assert found.num_different == 0
+
+
+def test_a_hopeless_training_is_asked_why_before_it_is_stopped(classifier: Any) -> None:
+    log = EvidenceLog(lambda name, values: None)
+    callback = StopWhenHopeless(log, Prober(classifier, train_batches(), PlainBatches(images(1), 8), log.keep))
+    callback.on_epoch_end(0)
+    found = training([UNTRAINED] * 4, ratio=0.3)
+    for part in (found.setup, *found.steps, *found.epochs):
+        log.keep(part)
+    with pytest.raises(HopelessError, match=r"stuck.*dvc exp run -S train\.stop_when_hopeless=false"):
+        callback.on_epoch_end(3)
+    known = log.evidence()
+    assert known is not None
+    assert {(probe.moment, probe.epoch) for probe in known.probes} == {("end", 3)}
+    assert len(known.objectives) == 1

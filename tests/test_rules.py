@@ -15,22 +15,25 @@ from stages.shared.evidence import Evidence, NonFinite, Part, Probe, TrainEviden
 from stages.shared.params import load, parse, read_yaml
 from stages.shared.rules import RULES, Verdict, judge, outcome
 from stages.shared.rules.outcome import Finding, Missing
+from tests.healthy_cases import HEALTHY
 from tests.imports import ROOT
 from tests.rule_cases import (
     DIVERGED_FINE_TUNING,
     FIRES,
-    HEALTHY,
     INF,
     NAN,
     NEAR_MISSES,
     NOT_APPLICABLE,
+    VIOLENT,
     augmentation,
     classes,
     data,
     epochs,
     evaluation,
     failed,
+    head_only,
     healthy,
+    inputs,
     overfitted,
     probes,
     setup,
@@ -128,7 +131,7 @@ def test_imbalance_that_oversampling_did_not_mend_gets_other_advice() -> None:
     case = FIRES["class-imbalance"][0]
     oversampled = case.model_copy(update={"augment": augmentation(balancing="oversample")})
     assert finding(RULE["class-imbalance"](case, PARAMS)).fix[0]["to"] == "oversample"
-    assert finding(RULE["class-imbalance"](oversampled, None)).fix[0]["to"] == "class_weight"
+    assert "collect" in finding(RULE["class-imbalance"](oversampled, None)).fix[0]["action"]
 
 
 def test_strengths_are_raised_and_never_lowered_against_overfitting() -> None:
@@ -225,6 +228,53 @@ def test_too_few_validation_images_leave_the_verdict_open() -> None:
     assert judge(healthy(train=train(probes=few, setup=setup(num_val=20))), PARAMS).verdict == "inconclusive"
     many = probes(A={"accuracy": 0.95}, V={"accuracy": 0.87, "num_images": 256})
     assert judge(healthy(train=train(probes=many)), PARAMS).verdict == "healthy"  # of 600, of which the probe asks 256
+
+
+def test_a_constant_answer_is_not_called_healthy() -> None:
+    verdict = judge(healthy(evaluate=evaluation(accuracy=0.7, accuracy_low=0.66, accuracy_high=0.74, macro_recall=0.1)), PARAMS)
+    assert verdict.verdict == "unknown"
+    assert "no better than guessing" in verdict.sentence
+
+
+def test_too_few_test_images_leave_the_verdict_open() -> None:
+    two = train(setup=setup(num_classes=2))
+    verdict = judge(healthy(train=two, evaluate=evaluation(accuracy=0.7, accuracy_low=0.48, accuracy_high=0.86)), PARAMS)
+    assert verdict.verdict == "inconclusive"
+    assert "validate.test_fraction" in verdict.sentence
+
+
+def test_capacity_counts_where_nothing_else_was_found() -> None:
+    limited = FIRES["capacity-limited"][0]
+    alone, beside = judge(limited, PARAMS), judge(limited.model_copy(update={"failure": failed("killed")}), PARAMS)
+    assert [found.fault for found in alone.findings] == ["capacity-limited"]
+    assert [found.fault for found in beside.findings] == ["interrupted"]
+
+
+def test_leaked_images_do_not_hide_what_broke_the_training() -> None:
+    broken = healthy(train=head_only([2.4, 40.0, 900.0], VIOLENT), data=data(num_offenders={"near-split-overlap": 60}))
+    assert [found.fault for found in judge(broken, PARAMS).findings][:2] == ["learning-rate-too-high", "leakage"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [
+        ({"train": head_only([5.0, 2.3, 2.3, 2.3, 2.3], [0.5, 0.4] + [0.0] * 8)}, "learning-rate-too-high"),
+        ({"data": data(passed=False, failed_checks=("split-classes",), split_counts={"val": {"a": 4, "b": 5}})}, "data-rejected"),
+        ({"train": train(setup=setup(num_classes=1)), "failure": failed("killed")}, "interrupted"),
+        ({"train": train(probes=probes(V={"num_images": 0})), "failure": failed("killed")}, "interrupted"),
+        ({"train": train(inputs=inputs(train_mean=(), val_mean=())), "failure": failed("killed")}, "interrupted"),
+    ],
+)
+def test_figures_that_make_no_sense_cost_a_rule_and_not_the_verdict(changed: dict[str, Any], wanted: str) -> None:
+    assert judge(healthy(**changed), PARAMS).verdict == wanted
+
+
+def test_labels_that_were_quarantined_are_doubted_no_more() -> None:
+    case = healthy(data=data(num_offenders={"label-noise": 300}))
+    values = read_yaml(ROOT / "params.yaml")
+    values["validate"] = {**values["validate"], "policy": {**values["validate"]["policy"], "label_noise": "quarantine"}}
+    assert finding(RULE["label-noise"](case, PARAMS)).fault == "label-noise"
+    assert RULE["label-noise"](case, parse(values)) is None
 
 
 def test_the_likeliest_comes_first_and_chances_add_up() -> None:

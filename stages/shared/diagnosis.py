@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.shared import files, page
-from stages.shared.evidence import FINE_TUNE, Evidence, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, Evidence, TrainEvidence
 from stages.shared.rules import Verdict
-from stages.shared.rules.pace import COLLAPSED_RATE
+from stages.shared.rules.pace import collapse
 from stages.shared.rules.signals import best_epoch, epochs_of
 
 Values = list[float | None]
@@ -113,10 +113,10 @@ def _ratios(train: TrainEvidence) -> Chart:
 
 
 def _rates(train: TrainEvidence) -> Chart:
-    rates = [epoch.learning_rate for epoch in train.epochs]
-    values = _logarithms(rates)
-    lowest = next((i for i, rate in enumerate(rates) if rate <= COLLAPSED_RATE * max(rates)), None)
-    return Chart("learning rate", (("learning rate", "blue", values),), marked=lowest, note="next to nothing", logarithmic=True)
+    values = _logarithms(epoch.learning_rate for epoch in train.epochs)
+    phase, epoch = collapse(train) or (HEAD, 0)
+    before = len(train.epochs) - len(epochs_of(train, FINE_TUNE)) if phase == FINE_TUNE else 0
+    return Chart("learning rate", (("learning rate", "blue", values),), marked=before + epoch, note="next to nothing", logarithmic=True)
 
 
 CHARTS: dict[str, Callable[[TrainEvidence], Chart]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -82,7 +83,6 @@ class FirstStep(Part):
 
     phase: str
     loss: Number
-    untrained_loss: float
     num_trainable: int
 
 
@@ -118,8 +118,8 @@ class Epoch(Part):
 class Step(Part):
     """A sampled step: the epoch's loss so far, and |change| / |weights| of the kernels in this step.
 
-    ``update_ratio`` is their median, ``highest_ratio`` the largest, ``head_ratio`` the classifier's own; ``unchanged_share`` counts kernels
-    that did not move at all. ``norm_share`` is the median of |weights| over what it was when the phase began.
+    ``update_ratio`` is their median, ``highest_ratio`` the largest; ``unchanged_share`` counts kernels that did not move at all.
+    ``norm_share`` is the median of |weights| over what it was when the phase began.
     """
 
     phase: str
@@ -128,7 +128,6 @@ class Step(Part):
     loss: Number
     update_ratio: Number
     highest_ratio: Number
-    head_ratio: Number
     unchanged_share: float
     norm_share: Number
 
@@ -160,9 +159,8 @@ class Probe(Part):
     """The classifier on a fixed subset, treated in one way (names as in the diagnosis' probe table: A, A_batch, V and so on).
 
     ``moment`` is ``start``, ``between``, ``phase end``, ``end`` (the last weights) or ``kept`` (the chosen ones, if others); ``epoch``
-    counts over both phases. ``matched_accuracy`` is that under the renaming of the classes
-    that is best for the other half of the images, ``largest_share`` the share of
-    the class answered most often, ``confident_errors`` the share of images for which a wrong class got at least 0.9.
+    counts over both phases. ``matched_accuracy`` is that under the renaming of the classes that is best for the other half of the images,
+    ``largest_share`` the share of the class answered most often.
     """
 
     moment: str
@@ -173,7 +171,6 @@ class Probe(Part):
     num_images: int
     matched_accuracy: float
     largest_share: float
-    confident_errors: float
 
 
 class Objective(Part):
@@ -255,6 +252,17 @@ EvidenceSink = Callable[[Part], None]
 def name_of(part: Part) -> str:
     """The name of a part's kind: ``first_step``."""
     return next(name for name, (kind, _) in KINDS.items() if type(part) is kind)
+
+
+def untrained_loss(train: TrainEvidence) -> float:
+    """ln K, the loss of a classifier that gives each class the same share."""
+    return math.log(train.setup.num_classes)
+
+
+def skill(train: TrainEvidence, accuracy: float) -> float:
+    """An accuracy on a scale from 0 (guessing) to 1."""
+    chance = 1 / train.setup.num_classes
+    return (accuracy - chance) / (1 - chance)
 
 
 class ClassResult(Part):

@@ -10,25 +10,25 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.shared.evidence import Evidence
+from stages.shared.evidence import Evidence, untrained_loss
 from stages.shared.params import Params
 from stages.shared.rules import crash, data, generalisation, mode, optimisation, pace
 from stages.shared.rules.outcome import Finding, Fix, Missing, Rule, name_of
 from stages.shared.rules.scores import weighed
-from stages.shared.rules.signals import chance_deviation, probe, untrained_loss
+from stages.shared.rules.signals import chance_deviation, probe
 
 # Between a healthy gap of accuracies and one that means overfitting; more validation images than these leave no doubt about it.
+ABOVE_GUESSING = 0.02
 BORDER, FEW_IMAGES = 2 * generalisation.MIN_GAP, 100
 
-# In the order of decision: how the run ended, the data, images and answers treated unlike, nothing learned or unstable, the speed of
-# learning, generalisation, capacity.
+# In the order of decision: how the run ended; splits and stream; images and answers treated unlike; nothing learned or unstable; the speed
+# of learning; what of the data cannot break a training, but misleads about what it learned; generalisation; capacity.
 RULES: tuple[Rule, ...] = (
     crash.data_rejected,
     crash.undecodable_image,
     crash.out_of_memory,
     crash.interrupted,
     crash.data_exhausted,
-    data.leakage,
     data.bad_split,
     data.unshuffled_data,
     mode.wrong_input_range,
@@ -38,11 +38,13 @@ RULES: tuple[Rule, ...] = (
     optimisation.non_finite_values,
     optimisation.nothing_trains,
     optimisation.destructive_fine_tuning,
+    generalisation.final_not_best,
     optimisation.learning_rate_too_high,
     mode.batchnorm_mismatch,
     pace.learning_rate_collapsed,
     pace.unsuitable_optimizer,
     pace.learning_rate_too_low,
+    data.leakage,
     data.label_noise,
     generalisation.over_regularised,
     generalisation.excessive_augmentation,
@@ -50,7 +52,6 @@ RULES: tuple[Rule, ...] = (
     generalisation.frozen_augmentation,
     generalisation.insufficient_augmentation,
     generalisation.overfitting,
-    generalisation.final_not_best,
     pace.under_trained,
     generalisation.capacity_limited,
 )
@@ -74,8 +75,10 @@ def judge(evidence: Evidence, params: Params | None) -> Verdict:
     silent: list[str] = []
     not_applicable: dict[str, str] = {}
     for rule in RULES:
-        answer = rule(evidence, params)
-        if isinstance(answer, Finding):
+        answer = _ask(rule, evidence, params)
+        if isinstance(answer, Finding) and rule is generalisation.capacity_limited and findings:
+            silent.append(name_of(rule))  # it is what remains when nothing else was found
+        elif isinstance(answer, Finding):
             findings.append(answer)
         elif isinstance(answer, Missing):
             not_applicable[name_of(rule)] = answer.signal
@@ -84,6 +87,14 @@ def judge(evidence: Evidence, params: Params | None) -> Verdict:
     ordered = weighed(findings)
     verdict, sentence = _conclude(evidence, ordered)
     return Verdict(verdict=verdict, sentence=sentence, findings=ordered, silent=tuple(silent), not_applicable=not_applicable)
+
+
+def _ask(rule: Rule, evidence: Evidence, params: Params | None) -> Finding | Missing | None:
+    """The rule's answer; evidence that makes no sense (of another version, or damaged) costs one rule, and not the verdict."""
+    try:
+        return rule(evidence, params)
+    except (ArithmeticError, LookupError, ValueError) as error:
+        return Missing(f"figures that make sense ({type(error).__name__}: {error})")
 
 
 def _conclude(evidence: Evidence, findings: Sequence[Finding]) -> tuple[str, str]:
@@ -98,8 +109,12 @@ def _conclude(evidence: Evidence, findings: Sequence[Finding]) -> tuple[str, str
     found = evidence.evaluate
     figures = f"test accuracy {found.accuracy:.3f} ({found.accuracy_low:.3f} to {found.accuracy_high:.3f})"
     num_classes = evidence.train.setup.num_classes
+    if found.macro_recall <= 1 / num_classes + ABOVE_GUESSING:
+        recall = f"mean recall of the classes {found.macro_recall:.3f}"
+        return "unknown", f"unknown: {figures}, {recall}: no better than guessing among {num_classes} classes; no rule found the reason."
     if found.accuracy_low <= 1 / num_classes:
-        return "unknown", f"unknown: {figures}, no better than guessing among {num_classes} classes; no rule found the reason."
+        few = f"too few test images to tell it from guessing among {num_classes} classes. Give the test more (validate.test_fraction)."
+        return "inconclusive", f"inconclusive: {figures}; {few}"
     if min((epoch.loss for epoch in evidence.train.epochs), default=0.0) >= untrained_loss(evidence.train):
         return "unknown", f"unknown: {figures}, although training loss never fell below that of guessing; no rule found the reason."
     if found.missed_gates:

@@ -61,7 +61,7 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
     """The process asked for more memory than there was.
 
     What a step needs grows with the batch, and with the square of the image's side. The batch shrinks by half, or to what was estimated to
-    fit; gradient accumulation keeps the effective batch as it was.
+    fit; gradient accumulation averages as many images for a change of the weights as before (BatchNorm sees the smaller batch).
     """
     failure = evidence.failure
     if failure is None or failure.kind != "out-of-memory":
@@ -77,10 +77,11 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
 
 
 def _smaller_batch(params: Params | None, memory: Memory | None, stage: str) -> Fix:
-    if params is None or stage not in ("train", "evaluate") or params.train.batch_size == 1:
+    none_fits = memory is not None and memory.largest_batch < 1
+    if params is None or stage != "train" or params.train.batch_size == 1 or none_fits:
         return ()
     half = params.train.batch_size // 2
-    fitting = min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None and memory.largest_batch else half
+    fitting = min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None else half
     averaged = params.train.gradient_accumulation_steps * round(params.train.batch_size / fitting)
     return changes(params, {"train.batch_size": fitting, "train.gradient_accumulation_steps": averaged})
 

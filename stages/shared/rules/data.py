@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stages.shared.evidence import Evidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Missing, action, changes, rounded
@@ -9,6 +11,7 @@ from stages.shared.rules.signals import chance_deviation, probe
 
 MAX_OVERLAP = 0.01  # of the images of validation and test together
 MAX_SPLIT_DISTANCE = 0.3
+LEVELLED = 1.5  # the largest class over the smallest, at most
 SMALLEST_MIXTURE = 0.6  # of the classes that a batch has in random order
 MIN_DOUBTED_SHARE = 0.03
 MIN_REVERSED_GAP = 0.02
@@ -44,19 +47,19 @@ def bad_split(evidence: Evidence, params: Params | None) -> Finding | Missing | 
 
     A tail cut off from a sorted list is the usual reason.
     """
-    if evidence.data is None or not evidence.data.split_counts.get("val"):
+    if evidence.data is None or not all(sum(evidence.data.split_counts.get(name, {}).values()) for name in ("train", "val")):
         return Missing("the splits")
     train_counts, val_counts = evidence.data.train_counts, evidence.data.split_counts["val"]
-    totals = [max(1, sum(counts.values())) for counts in (train_counts, val_counts)]
-    classes = sorted(train_counts.keys() | val_counts.keys())
-    differences = [abs(train_counts.get(label, 0) / totals[0] - val_counts.get(label, 0) / totals[1]) for label in classes]
-    distance = sum(differences) / 2
-    missing = [label for label in classes if not val_counts.get(label)]
-    is_levelled = not missing and max(val_counts.values()) / totals[1] <= max(train_counts.values()) / totals[0]
+    total, num_val = sum(train_counts.values()), sum(val_counts.values())
+    classes = train_counts.keys() | val_counts.keys()
+    missing = [label for label in sorted(classes) if not val_counts.get(label)]
+    distance = _distance(train_counts, val_counts)
     # By chance, a share among n images is off by about sqrt(p / n).
-    by_chance = sum((train_counts.get(label, 0) / totals[0] / totals[1]) ** 0.5 for label in classes) / 2
-    if (distance < MAX_SPLIT_DISTANCE + by_chance / 2 and not missing) or is_levelled:
-        return None  # to validate on classes of like size what was trained on unlike ones is good practice
+    by_chance = sum((count / total / num_val) ** 0.5 for count in train_counts.values()) / 2
+    # To validate on classes of like size what was trained on unlike ones, or the other way round, is good practice.
+    is_meant = not missing and (_is_levelled(train_counts) or _is_levelled(val_counts))
+    if (distance < MAX_SPLIT_DISTANCE + by_chance / 2 and not missing) or is_meant:
+        return None
     return Finding(
         fault="bad-split",
         severity="critical",
@@ -67,12 +70,22 @@ def bad_split(evidence: Evidence, params: Params | None) -> Finding | Missing | 
     )
 
 
+def _distance(some: Mapping[str, int], others: Mapping[str, int]) -> float:
+    """Between the classes' shares of two splits, from 0 (alike) to 1 (no class in common)."""
+    totals = [max(1, sum(counts.values())) for counts in (some, others)]
+    return sum(abs(some.get(label, 0) / totals[0] - others.get(label, 0) / totals[1]) for label in some.keys() | others.keys()) / 2
+
+
+def _is_levelled(counts: Mapping[str, int]) -> bool:
+    return max(counts.values()) <= LEVELLED * min(counts.values())
+
+
 def unshuffled_data(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
     """Batches hold far fewer classes than in random order: the network follows the class of the hour and forgets the others."""
     if evidence.train is None or not evidence.train.orders:
         return Missing("the order of training")
-    worst = min(evidence.train.orders, key=lambda order: order.distinct_labels / order.expected_distinct_labels)
-    if worst.expected_distinct_labels < 1.5 or worst.distinct_labels > SMALLEST_MIXTURE * worst.expected_distinct_labels:
+    worst = min(evidence.train.orders, key=lambda order: order.distinct_labels / max(order.expected_distinct_labels, 1e-9))
+    if not worst.expected_distinct_labels >= 1.5 or worst.distinct_labels > SMALLEST_MIXTURE * worst.expected_distinct_labels:
         return None
     return Finding(
         fault="unshuffled-data",
@@ -92,26 +105,30 @@ def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing 
     known, validated = probe(evidence.train, "A"), probe(evidence.train, "V")
     if evidence.data is None or known is None or validated is None:
         return Missing("the data check and the probe at the end of training")
+    is_alike = _distance(evidence.data.train_counts, evidence.data.split_counts.get("val", {})) < MAX_SPLIT_DISTANCE / 2
     looked_at = min(evidence.data.num_ok, params.validate_.max_label_noise_images) if params is not None else evidence.data.num_ok
-    doubted = evidence.data.num_offenders.get("label-noise", 0) / max(1, looked_at)
-    gap = validated.accuracy - known.accuracy
+    is_out = params is not None and params.validate_.policy.label_noise == "quarantine"
+    doubted = 0.0 if is_out else evidence.data.num_offenders.get("label-noise", 0) / max(1, looked_at)
+    gap = validated.accuracy - known.accuracy if is_alike else 0.0
     margin = MIN_REVERSED_GAP + 1.96 * (0.2 / known.num_images + 0.2 / validated.num_images) ** 0.5
     if doubted < MIN_DOUBTED_SHARE and gap < margin:
         return None
+    by_check = doubted >= MIN_DOUBTED_SHARE
+    where = "doubted labels in reports/validate/index.html" if by_check else "labels of training images, the check of the data finds none"
     return Finding(
         fault="label-noise",
         severity="warning",
         evidence={"doubted_share": rounded(doubted), "accuracy_on_training": known.accuracy, "accuracy_on_validation": validated.accuracy},
         explanation=f"the data check doubts {doubted:.0%} of the labels; the network knows {known.accuracy:.0%} of the training images "
         f"as they are, and {validated.accuracy:.0%} of those of validation.",
-        fix=action("look through the doubted labels in reports/validate/index.html; relabel or remove them"),
+        fix=action(f"look through the {where}; relabel or remove the wrong ones"),
     )
 
 
 def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
     """Rare classes are hardly recognised, while the frequent ones carry the accuracy.
 
-    The network answers them too seldom. Class weights or drawing them more often make up for the numbers; macro F1 shows what they cost.
+    The network answers them too seldom. Drawing them more often, or class weights, make up for the numbers; macro F1 shows what they cost.
     """
     if evidence.data is None or evidence.evaluate is None or not any(evidence.data.train_counts.values()):
         return Missing("the class counts and the test")
@@ -130,6 +147,7 @@ def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Miss
     if not rare or gap < MIN_RECALL_GAP + chance_deviation(num_images) or recall >= LOW_RECALL or answered >= num_images:
         return None
     present = evidence.augment.balancing if evidence.augment else "none"
+    drawn = changes(params, {"augment.balancing": "oversample"}) if present != "oversample" else ()
     return Finding(
         fault="class-imbalance",
         evidence={
@@ -142,6 +160,5 @@ def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Miss
         },
         explanation=f"'{smallest}' has {counts[smallest]} training images, '{largest}' {counts[largest]}; of the rare classes "
         f"{recall:.0%} is recognised, of the others {gap + recall:.0%}.",
-        fix=changes(params, {"augment.balancing": "oversample" if present != "oversample" else "class_weight"})
-        or action("collect more images of the rare classes"),
+        fix=drawn or action("collect more images of the rare classes"),
     )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
-from stages.shared.evidence import Evidence, Inputs
+from stages.shared.evidence import Evidence, Inputs, skill
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
-from stages.shared.rules.signals import probe, skill
+from stages.shared.rules.signals import probe
 
 # At the backbone, whose input is [-1, 1]; rounding to 8 bits is worth 0.004.
 MAX_INPUT_SHIFT, MAX_INPUT_STRETCH = 0.1, 1.25
+FLAT = 0.02  # a deviation as small as this says nothing about scaling
 MAX_READING_DIFFERENCE = 0.02
 MIN_BATCH_GAIN = 0.12
 MIN_MATCHED_GAIN = 0.25
 MAX_LOSS_DIFFERENCE = 0.05  # relative, and in nats
 MAX_SUM_ERROR, SOFTMAX_SLACK = 0.01, 2e-3
-MIN_IMAGES_A_CLASS = 5  # to find a renaming
+MIN_IMAGES_A_CLASS = 2  # to find a renaming on one half of them and count its right answers on the other
 MIN_LEARNED = 0.5  # of the way from chance to 1
 
 
@@ -49,9 +50,14 @@ def wrong_input_range(evidence: Evidence, params: Params | None) -> Finding | Mi
 
 def _is_off(inputs: Inputs, means: tuple[float, ...], deviations: tuple[float, ...]) -> bool:
     shift = max(abs(mean - expected) for mean, expected in zip(means, inputs.expected_mean, strict=True))
-    stretches = [found / max(expected, 1e-6) for found, expected in zip(deviations, inputs.expected_deviation, strict=True)]
-    stretched = any(not 1 / MAX_INPUT_STRETCH < stretch < MAX_INPUT_STRETCH for stretch in stretches)
+    stretched = any(_is_stretched(found, expected) for found, expected in zip(deviations, inputs.expected_deviation, strict=True))
     return stretched or not shift < MAX_INPUT_SHIFT
+
+
+def _is_stretched(deviation: float, expected: float) -> bool:
+    if expected < FLAT:  # a channel that is the same everywhere
+        return not deviation < FLAT * MAX_INPUT_STRETCH
+    return not expected / MAX_INPUT_STRETCH < deviation < expected * MAX_INPUT_STRETCH
 
 
 def preprocessing_mismatch(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -113,7 +119,9 @@ def _steadier_statistics(evidence: Evidence, params: Params | None) -> Fix:
     if evidence.train.setup.pretrained:
         return changes(params, {"train.batchnorm_training": False}) or action("keep BatchNorm frozen while a pretrained backbone is tuned")
     batch = {"train.batch_size": 32} if evidence.train.setup.batch_size < 16 else {}
-    found = changes(params, {"train.batchnorm_momentum": 0.9, "train.batchnorm_recalibration_images": 1000, **batch})
+    momentum = min(0.9, params.train.batchnorm_momentum) if params is not None else 0.9
+    images = max(1000, params.train.batchnorm_recalibration_images) if params is not None else 1000
+    found = changes(params, {"train.batchnorm_momentum": momentum, "train.batchnorm_recalibration_images": images, **batch})
     return found or action("give the averages more steps: more epochs, or more images")
 
 
@@ -174,7 +182,7 @@ def label_order_mismatch(evidence: Evidence, params: Params | None) -> Finding |
     if evidence.train is None or known is None or validated is None:
         return Missing("the probe at the end of training")
     if validated.num_images < MIN_IMAGES_A_CLASS * evidence.train.setup.num_classes:
-        return Missing("enough validation images of each class")
+        return Missing("enough validation images of each class in the probe")
     gain = validated.matched_accuracy - validated.accuracy
     if gain < MIN_MATCHED_GAIN or validated.matched_accuracy < (known.accuracy + validated.accuracy) / 2 or not _has_learned(evidence):
         return None

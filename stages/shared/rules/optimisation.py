@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import math
+import statistics
 
-from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, Step, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, Step, TrainEvidence, skill, untrained_loss
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
     KNOWN_LOSS,
+    MAX_SWING,
     UNLEARNED_LOSS,
     USUAL_RATIO,
     WARM_UP_STEPS,
     chance_deviation,
     epochs_of,
     finite,
+    phase_reached,
     rate_of,
     size,
-    skill,
     steps_of,
     swing,
     typical_ratio,
-    untrained_loss,
 )
 
 HIGH_RATIO, HIGH_RATIO_OF_A_HEAD = 1e-2, 5e-2  # a new head on a frozen backbone has small weights, and steps of 7e-3 in good trainings
 # Adam's very first steps are larger than usual: 0.03 in healthy trainings of the sample, 0.07 for a new head on a pretrained backbone.
-HIGHEST_FIRST_RATIO, VIOLENT_RATIO = 0.03, 0.1
+HIGHEST_FIRST_RATIO, VIOLENT_RATIO, VIOLENT_KERNEL = 0.03, 0.15, 3.0
 GROWTH = 10  # from the first steps to the last before a NaN
 DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
-UNSETTLED_LOSS = 0.5  # of validation, times ln K, where steps were violent
-MAX_SWING = 0.5
+LITTLE_LEARNED = 0.5  # skill; mixed and smoothed targets keep the loss high where more is known
+UNSETTLED = 2.0  # times the loss that its accuracy explains
+ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
 MIN_DROP, MIN_JUMP = 0.08, 1.3
-LOWEST_TUNING_RATE = 1e-6
+LOWEST_TUNING_RATE, USUAL_TUNING_RATE, HIGHEST_TUNING_RATE = 1e-6, 1e-5, 1e-4
+LOWEST_RATE = 1e-7
 NOT_FINITE = {"input": "an image", "label": "a label", "weight": "the weight of an image"}
 
 
@@ -72,10 +75,10 @@ def non_finite_values(evidence: Evidence, params: Params | None) -> Finding | Mi
 
 
 def _is_violent(steps: tuple[Step, ...]) -> bool:
-    """Whether some step was far too large, or steps grew tenfold to more than usual."""
+    """Whether some step was far too large, or the last one ten times as large as is typical of them, and larger than usual."""
     sizes = [size(step.update_ratio) for step in steps]
-    grew = len(sizes) > 3 and sizes[-1] >= GROWTH * min(sizes[:3]) and sizes[-1] >= HIGH_RATIO
-    return grew or any(found >= VIOLENT_RATIO for found in sizes) or any(size(step.highest_ratio) >= 10 * VIOLENT_RATIO for step in steps)
+    grew = len(sizes) > 3 and sizes[-1] >= GROWTH * statistics.median(sizes) and sizes[-1] >= HIGH_RATIO
+    return grew or any(found >= VIOLENT_RATIO for found in sizes) or any(size(step.highest_ratio) >= VIOLENT_KERNEL for step in steps)
 
 
 def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -92,7 +95,7 @@ def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missi
         fault="nothing-trains",
         severity="critical",
         evidence={"sampled_steps": len(train.steps), "trainable": min((first.num_trainable for first in train.first_steps), default=-1)},
-        explanation=told or f"no weight has changed in any sampled step of the phase '{still or HEAD}'.",
+        explanation=told or f"no weight has changed in any sampled step of the phase '{still or phase_reached(train)}'.",
         fix=_move_something(told, params),
     )
 
@@ -110,7 +113,7 @@ def _move_something(told: str, params: Params | None) -> Fix:
     if params is not None:
         usual = {"train.learning_rate": 1e-3, "train.fine_tune_learning_rate": 1e-5}
         present = (params.train.learning_rate, params.train.fine_tune_learning_rate)
-        if zero := {name: rate for (name, rate), now in zip(usual.items(), present, strict=True) if now == 0}:
+        if zero := {name: rate for (name, rate), now in zip(usual.items(), present, strict=True) if now < LOWEST_RATE}:
             return changes(params, zero)
     return action("unfreeze a layer and compile again (model.unfreeze in stages/shared/model.py)")
 
@@ -122,11 +125,11 @@ def destructive_fine_tuning(evidence: Evidence, params: Params | None) -> Findin
     """
     train = evidence.train
     if train is None:
-        return Missing("a phase of fine-tuning after one of the head")
-    head, tuned = epochs_of(train, HEAD), epochs_of(train, FINE_TUNE)
+        return Missing("a pretrained backbone's fine-tuning after a phase of the head")
+    head, tuned = epochs_of(train, HEAD) if train.setup.pretrained else (), epochs_of(train, FINE_TUNE)
     broke = train.non_finite is not None and train.non_finite.phase == FINE_TUNE
     if not head or not (tuned or broke):
-        return Missing("a phase of fine-tuning after one of the head")
+        return Missing("a pretrained backbone's fine-tuning after a phase of the head")
     before = max(epoch.val_accuracy for epoch in head)
     after, last = (tuned[0].val_accuracy, tuned[-1].val_accuracy) if tuned else (1 / train.setup.num_classes,) * 2
     jump = _jump(head[-1], tuned[0]) if tuned else math.inf
@@ -156,65 +159,78 @@ def _jump(head: Epoch, tuned: Epoch) -> float:
 
 
 def _gentler(train: TrainEvidence, params: Params | None) -> Fix:
-    """BatchNorm frozen, and a rate that does not break what is there: a hundredth, 1e-4 at most."""
-    _, present = rate_of(train, params, FINE_TUNE)
-    rate = max(min(present / 100, 1e-4), LOWEST_TUNING_RATE)
+    """BatchNorm frozen, and a rate that does not break what is there: a hundredth, within what is usual."""
+    key, present = rate_of(train, params, FINE_TUNE)
     gentler: dict[str, float | bool] = {"train.batchnorm_training": False, "train.restore_best_weights": True}
-    if rate < present:
-        gentler["train.fine_tune_learning_rate"] = rounded(rate)
+    is_usual = present <= USUAL_TUNING_RATE and params is not None and params.train.batchnorm_training
+    rate = max(min(present / 100, HIGHEST_TUNING_RATE), min(USUAL_TUNING_RATE, present / 10))
+    if not is_usual and rate >= LOWEST_TUNING_RATE:
+        gentler[key] = rounded(rate)
     return changes(params, gentler) or changes(params, {"train.fine_tune_epochs": 0})
 
 
 def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """The weights change so fast that the loss diverges, stays where an untrained classifier's is, or swings without settling.
+    """The weights change so fast that the loss diverges, stays where an untrained classifier's is, or does not settle.
 
     A step should change a weight by about a thousandth of its size.
     """
     train = evidence.train
     if train is None or not train.steps:
         return Missing("the losses and updates of training")
-    phase = next((phase for phase in PHASES if _is_too_fast(train, phase)), None)
-    if phase is None:
+    phase, reason = next(((phase, reason) for phase in PHASES if (reason := _too_fast(train, phase))), (HEAD, ""))
+    if not reason:
         return None
-    steps, epochs = steps_of(train, phase), epochs_of(train, phase)
+    steps = steps_of(train, phase)
     ratio, highest = typical_ratio(steps), max(size(step.update_ratio) for step in steps)
-    is_last = phase == train.steps[-1].phase
-    last = train.non_finite.loss if train.non_finite and is_last else epochs[-1].loss if epochs else steps[-1].loss
     key, present = rate_of(train, params, phase)
     # A step is proportional to the rate, so the rate that would have kept to the usual is known.
-    factor = max(min(0.1, USUAL_RATIO / ratio, HIGHEST_FIRST_RATIO / highest), 1e-4) if math.isfinite(highest) else 1e-2
+    factor = max(min(0.1, USUAL_RATIO / max(ratio, USUAL_RATIO), HIGHEST_FIRST_RATIO / highest), 1e-4) if math.isfinite(highest) else 1e-2
     clip = params.train.clip_norm if params is not None and params.train.clip_norm is not None else 1.0
     return Finding(
         fault="learning-rate-too-high",
         severity="critical",
         evidence={
-            "loss": last,
             "untrained_loss": rounded(untrained_loss(train)),
             "typical_update_ratio": rounded(finite(ratio, 1e9)),
             "highest_update_ratio": rounded(finite(highest, 1e9)),
         },
-        explanation=f"the loss reached {last:.3g} (untrained: {untrained_loss(train):.2f}) while single steps changed the weights by up to "
-        f"{highest:.2g} times their size (usual: below {HIGHEST_FIRST_RATIO}).",
+        explanation=f"{reason}, and single steps changed the weights by up to {highest:.2g} times their size, typically by {ratio:.2g} "
+        "(usual: 0.001 to 0.01).",
         fix=changes(params, {key: rounded(present * factor), "train.clip_norm": min(clip, 1.0)}),
     )
 
 
-def _is_too_fast(train: TrainEvidence, phase: str) -> bool:
-    """Whether steps of a phase are large, and its loss shows what comes of it."""
+def _too_fast(train: TrainEvidence, phase: str) -> str:
+    """What came of a phase's large steps, in words; nothing if they were not large, or harmed nothing."""
     steps, epochs = steps_of(train, phase), epochs_of(train, phase)
     if not steps:
-        return False
-    chance, ratio = untrained_loss(train), typical_ratio(steps)
+        return ""
+    chance, ratio, is_violent = untrained_loss(train), typical_ratio(steps), _is_violent(steps)
     high = HIGH_RATIO_OF_A_HEAD if train.setup.pretrained and phase == HEAD else HIGH_RATIO
     losses = [epoch.loss for epoch in epochs] or [step.loss for step in steps]
-    broken = train.non_finite is not None and train.non_finite.phase == phase
-    last = math.nan if broken else losses[-1]
-    broke = not last <= DIVERGED_LOSS * chance or max(map(size, losses)) > 2 * DIVERGED_LOSS * chance
-    # The mean loss of a first epoch holds its beginning, so that it says little.
-    stuck = len(epochs) > 1 and sum(epoch.num_steps for epoch in epochs) >= WARM_UP_STEPS and last > UNLEARNED_LOSS * chance
-    if (_is_violent(steps) or ratio >= high) and (broke or stuck):
-        return True
-    if _is_violent(steps) and epochs and finite(epochs[-1].val_loss, math.inf) > UNSETTLED_LOSS * chance:
-        return True
-    swings = swing([epoch.val_loss for epoch in epochs], KNOWN_LOSS * chance) > MAX_SWING
-    return ratio >= high / 2 and swings
+    if is_violent or ratio >= high:
+        if train.non_finite is not None and train.non_finite.phase == phase:
+            return f"the loss became {train.non_finite.loss}"
+        if not losses[-1] <= DIVERGED_LOSS * chance or max(map(size, losses)) > 2 * DIVERGED_LOSS * chance:
+            return f"the loss rose to {max(map(size, losses)):.3g} (untrained: {chance:.3g})"
+        # The mean loss of a first epoch holds its beginning, so that it says little.
+        was_long = len(epochs) > 1 and sum(epoch.num_steps for epoch in epochs) >= WARM_UP_STEPS
+        if was_long and losses[-1] > UNLEARNED_LOSS * chance and _skill_at_end(train, epochs) < LITTLE_LEARNED:
+            return f"the loss stays at {losses[-1]:.3g} (untrained: {chance:.3g})"
+    if is_violent and epochs and not epochs[-1].val_loss <= UNSETTLED * _explained_loss(train, epochs[-1].val_accuracy):
+        return f"validation loss is {epochs[-1].val_loss:.3g}, far more than an accuracy of {epochs[-1].val_accuracy:.2f} explains"
+    swings = swing([epoch.val_loss for epoch in epochs], KNOWN_LOSS * chance)
+    if ratio >= high / 2 and swings > MAX_SWING and train.setup.num_val >= ENOUGH_IMAGES:
+        return f"validation loss goes up and down by {swings:.0%} from epoch to epoch"
+    return ""
+
+
+def _skill_at_end(train: TrainEvidence, epochs: tuple[Epoch, ...]) -> float:
+    return skill(train, max(epochs[-1].accuracy, finite(epochs[-1].val_accuracy, 0.0)))
+
+
+def _explained_loss(train: TrainEvidence, accuracy: float) -> float:
+    """The loss of a classifier that knows no more than how often it is right: the entropy of its answer, at most ln K."""
+    right = min(max(accuracy, 1e-3), 1 - 1e-3)
+    others = max(1, train.setup.num_classes - 1)
+    return min(-right * math.log(right) - (1 - right) * math.log((1 - right) / others), untrained_loss(train))

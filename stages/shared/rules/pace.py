@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import itertools
 
-from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, TrainEvidence, skill, untrained_loss
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
     KNOWN_LOSS,
-    USUAL_RATIO,
+    MUCH_MIXED,
     WARM_UP_STEPS,
     best_epoch,
     epochs_of,
+    finite,
     probe,
     rate_of,
-    skill,
     steps_of,
     typical_ratio,
-    untrained_loss,
 )
 
 LOW_RATIO = 1e-3
@@ -28,8 +27,9 @@ USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagr
 # Of a rate that is usual for others they make so small steps that little is learned.
 SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
 # A loss that falls so steadily, and is still so high (times ln K) when the images are known with so much skill, has further to fall.
-STEADY, LAGGING_LOSS, HALF_LEARNED = 0.8, 0.4, 0.8
-COLLAPSED_RATE = 2e-3  # of the first one
+STEADY, LAGGING_LOSS, HALF_LEARNED = 0.8, 0.4, 0.7
+COLLAPSED_RATE = 2e-3  # of the highest one
+FELL_BEFORE = 0.05  # of the loss, in the three epochs before
 WELL_KNOWN = 0.95  # skill on training images with which a rate may well fall
 RUN_DOWN = 0.3  # of the highest rate: a schedule has come to its end
 MIN_GAIN_AN_EPOCH = 0.05
@@ -43,14 +43,12 @@ def learning_rate_too_low(evidence: Evidence, params: Params | None) -> Finding 
         return found if isinstance(found, Missing) else None
     train, ratio, fall = found
     key, present = rate_of(train, params, HEAD)
-    factor = min(max(USUAL_RATIO / max(ratio, 1e-9), 10), 1000)
-    highest = USUAL_RATES.get(train.setup.optimizer, 1e-3) * 3
     return Finding(
         fault="learning-rate-too-low",
         severity="critical",
         evidence=_of_slow(train, ratio, fall),
         explanation=_told_of_slow(train, ratio, fall),
-        fix=changes(params, {key: rounded(max(min(present * factor, highest), 10 * present))}),
+        fix=changes(params, {key: rounded(max(_usual_rate(train), 10 * present))}),
     )
 
 
@@ -64,14 +62,18 @@ def unsuitable_optimizer(evidence: Evidence, params: Params | None) -> Finding |
     if found is None or isinstance(found, Missing) or not _is_unsuitable(found[0]):
         return found if isinstance(found, Missing) else None
     train, ratio, fall = found
-    rate = 3e-3 if not train.setup.pretrained else 1e-3
     return Finding(
         fault="unsuitable-optimizer",
         severity="critical",
         evidence={**_of_slow(train, ratio, fall), "optimizer": train.setup.optimizer},
-        explanation=f"{_told_of_slow(train, ratio, fall)} The rate is usual, and {train.setup.optimizer} makes little of it.",
-        fix=changes(params, {"train.optimizer": "adam", "train.learning_rate": rate}),
+        explanation=f"{_told_of_slow(train, ratio, fall)} The rate would do for Adam; {train.setup.optimizer} makes little of it.",
+        fix=changes(params, {"train.optimizer": "adam", "train.learning_rate": _usual_rate(train, "adam")}),
     )
+
+
+def _usual_rate(train: TrainEvidence, optimizer: str = "") -> float:
+    """Of an optimizer, or of the present one; a whole network bears more than a head on features that it must not unlearn."""
+    return USUAL_RATES.get(optimizer or train.setup.optimizer, 1e-3) * (1 if train.setup.pretrained else 3)
 
 
 def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | None:
@@ -84,8 +86,8 @@ def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | 
     first = next((first.loss for first in train.first_steps if first.phase == HEAD), epochs[0].loss)
     fall = max(first, epochs[0].loss) - epochs[-1].loss
     falls = epochs[-1].loss < epochs[0].loss or ratio < STILL_RATIO
-    learned_later = train.epochs[-1].loss < 0.5 * chance
-    if not 0 < ratio < LOW_RATIO or not falls or learned_later or fall > LITTLE_FALL * chance:
+    known = skill(train, max(train.epochs[-1].accuracy, finite(train.epochs[-1].val_accuracy, 0.0)))
+    if not 0 < ratio < LOW_RATIO or not falls or fall > LITTLE_FALL * chance or known > HALF_LEARNED:
         return None
     return train, ratio, fall
 
@@ -93,9 +95,13 @@ def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | 
 def _lagging(evidence: Evidence) -> tuple[TrainEvidence, float, float] | None:
     """The same of a training whose loss fell in nearly every epoch of its first phase, the only one, and whose images are half learned."""
     train, known = evidence.train, probe(evidence.train, "A")
-    if train is None or known is None or epochs_of(train, FINE_TUNE) or skill(train, known.accuracy) > HALF_LEARNED:
+    is_mixed = evidence.augment is not None and evidence.augment.mean_share_mixed > MUCH_MIXED  # and the loss high anyway
+    if train is None or known is None or is_mixed or epochs_of(train, FINE_TUNE) or skill(train, known.accuracy) > HALF_LEARNED:
         return None
-    losses = [epoch.loss for epoch in epochs_of(train, HEAD)]
+    epochs = epochs_of(train, HEAD)
+    if max((epoch.learning_rate for epoch in epochs), default=0.0) >= USUAL_RATES.get(train.setup.optimizer, 1e-3):
+        return None  # then it is the data that are hard
+    losses = [epoch.loss for epoch in epochs]
     num_falls = sum(after < before for before, after in itertools.pairwise(losses))
     if len(losses) < 4 or num_falls < STEADY * (len(losses) - 1) or losses[-1] < LAGGING_LOSS * untrained_loss(train):
         return None
@@ -121,14 +127,14 @@ def _told_of_slow(train: TrainEvidence, ratio: float, fall: float) -> str:
 
 
 def learning_rate_collapsed(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """The schedule took the rate down to nothing long before the end, while there was much left to learn.
+    """The schedule took the rate down to nothing long before the end, while the loss was still falling.
 
     A plateau schedule without patience takes every noisy epoch for a plateau.
     """
     train = evidence.train
     if train is None or max(len(epochs_of(train, phase)) for phase in PHASES) < 4:
         return Missing("four epochs of a phase")
-    found = next(((phase, at) for phase in PHASES if (at := _collapsed_at(train, phase)) is not None), None)
+    found = collapse(train)
     if found is None:
         return None
     phase, collapsed = found
@@ -136,7 +142,7 @@ def learning_rate_collapsed(evidence: Evidence, params: Params | None) -> Findin
     return Finding(
         fault="learning-rate-collapsed",
         evidence={"epoch": collapsed, "num_epochs": len(rates), "highest_rate": max(rates), "last_rate": rates[-1]},
-        explanation=f"the rate fell from {max(rates):.2g} to {rates[collapsed]:.2g} by epoch {collapsed} of {len(rates)}; "
+        explanation=f"the rate fell from {max(rates):.2g} to {rates[collapsed]:.2g} by epoch {collapsed + 1} of {len(rates)}; "
         "what came after changed nothing.",
         fix=_later_fall(params),
     )
@@ -150,8 +156,16 @@ def _collapsed_at(train: TrainEvidence, phase: str) -> int | None:
     if not rates or not max(rates) or (known is not None and skill(train, known.accuracy) >= WELL_KNOWN):
         return None
     collapsed = next((i for i, rate in enumerate(rates) if rate <= COLLAPSED_RATE * max(rates)), len(rates))
-    is_early = collapsed <= 0.6 * len(rates) and collapsed < len(rates) - 1
-    return collapsed if is_early and epochs[min(collapsed, len(rates) - 1)].loss > KNOWN_LOSS * untrained_loss(train) else None
+    if not 0 < collapsed <= 0.6 * len(rates) or collapsed == len(rates) - 1:
+        return None
+    before, last = epochs[max(0, collapsed - 4)].loss, epochs[collapsed - 1].loss
+    fell = last < (1 - FELL_BEFORE) * before or collapsed == 1
+    return collapsed if fell and epochs[collapsed].loss > KNOWN_LOSS * untrained_loss(train) else None
+
+
+def collapse(train: TrainEvidence) -> tuple[str, int] | None:
+    """The phase whose rate collapsed, and the epoch in it."""
+    return next(((phase, at) for phase in PHASES if (at := _collapsed_at(train, phase)) is not None), None)
 
 
 def _later_fall(params: Params | None) -> Fix:
@@ -173,9 +187,10 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     phase = train.epochs[-1].phase
     epochs = epochs_of(train, phase)
     losses = [epoch.val_loss for epoch in epochs]
-    was_meant = epochs[-1].learning_rate < RUN_DOWN * max(epoch.learning_rate for epoch in epochs)
+    was_meant = epochs[-1].learning_rate <= RUN_DOWN * max(epoch.learning_rate for epoch in epochs)
+    is_enough = len(train.epochs) == 1 and evidence.evaluate is not None and not evidence.evaluate.missed_gates
     num_steps = sum(epoch.num_steps for epoch in train.epochs)
-    if (was_meant and num_steps >= 2 * WARM_UP_STEPS) or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
+    if is_enough or (was_meant and num_steps >= 2 * WARM_UP_STEPS) or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
         return None
     waited = len(losses) - 1 - best_epoch(losses)
     stopped = any(stop.phase == phase for stop in train.stops)

@@ -15,18 +15,9 @@ RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"
 USUAL_RATIO = 2e-3
 WARM_UP_STEPS = 60  # fewer steps are too few to learn in, at any rate
 UNLEARNED_LOSS = 0.8  # times ln K
+MAX_SWING = 0.5  # of validation loss, from epoch to epoch
+MUCH_MIXED = 0.1  # of an image is its partner
 KNOWN_LOSS = 0.1  # times ln K: hardly anything is left to learn
-
-
-def untrained_loss(train: TrainEvidence) -> float:
-    """ln K, the loss of a classifier that gives each class the same share."""
-    return math.log(train.setup.num_classes)
-
-
-def skill(train: TrainEvidence, accuracy: float) -> float:
-    """An accuracy on a scale from 0 (guessing) to 1."""
-    chance = 1 / train.setup.num_classes
-    return (accuracy - chance) / (1 - chance)
 
 
 def probe(train: TrainEvidence | None, name: str, moment: str = "end") -> Probe | None:

@@ -138,7 +138,6 @@ class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
         return {
             "update_ratio": float(np.median(ratios)),
             "highest_ratio": float(np.max(ratios)),
-            "head_ratio": ratios[-1],
             "unchanged_share": float(np.mean([ratio == 0 for ratio in ratios])),
             "norm_share": float(np.median(shares)),
         }
@@ -154,19 +153,20 @@ class EvidenceCollector(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class StopWhenHopeless(keras.callbacks.Callback):  # type: ignore[misc]
-    """Ends a training of which nothing can come, at the end of an epoch.
+    """Ends a training of which nothing can come, at the end of an epoch, when the probe has been asked why.
 
     Raises:
         HopelessError: with the reason.
     """
 
-    def __init__(self, log: EvidenceLog) -> None:
+    def __init__(self, log: EvidenceLog, prober: Prober) -> None:
         super().__init__()
-        self._log = log
+        self._log, self._prober = log, prober
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         found = self._log.evidence()
         if found is not None and (reason := hopeless.reason(found)):
+            self._prober.ask("end", len(found.epochs) - 1)
             raise HopelessError(f"{reason} Training stopped; to let such trainings run on: dvc exp run -S train.stop_when_hopeless=false")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from stages.shared.evidence import Step, TrainEvidence
+from stages.shared.evidence import Step, TrainEvidence, skill, untrained_loss
 
 # Times ln K, the loss of an untrained classifier; healthy trainings have come back from twice that within an epoch.
 DIVERGED, NUM_DIVERGED_EPOCHS = 3.0, 2
@@ -24,10 +24,9 @@ def reason(train: TrainEvidence) -> str | None:
     phase = train.epochs[-1].phase
     epochs = [epoch for epoch in train.epochs if epoch.phase == phase]
     steps = [step for step in train.steps if step.phase == phase]
-    untrained = math.log(train.setup.num_classes)
+    untrained = untrained_loss(train)
     losses = [epoch.loss for epoch in epochs]
-    chance = 1 / train.setup.num_classes
-    if max(epochs[-1].accuracy, epochs[-1].val_accuracy) > chance + GUESSING * (1 - chance):
+    if skill(train, max(epochs[-1].accuracy, epochs[-1].val_accuracy)) > GUESSING:
         return None
     if len(losses) >= NUM_DIVERGED_EPOCHS and min(losses[-NUM_DIVERGED_EPOCHS:]) > DIVERGED * untrained and losses[-1] >= losses[-2]:
         return f"The loss has diverged: {losses[-1]:.3g} after {len(epochs)} epochs, {untrained:.3g} untrained."

@@ -147,10 +147,9 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._step += 1
         if self._step == 1:
-            untrained = math.log(len(self._batches.images.classes))
             num_trainable = model.num_trainable(self.model)
             loss = float((logs or {})["loss"])
-            self._keep(FirstStep(phase=self._phase, loss=loss, untrained_loss=untrained, num_trainable=num_trainable))
+            self._keep(FirstStep(phase=self._phase, loss=loss, num_trainable=num_trainable))
         if self._step == self._num_steps:
             moved = any(not np.array_equal(old, new) for old, new in zip(self._before, kernels(self.model), strict=True))
             self._before = []

@@ -23,7 +23,6 @@ from stages.shared.training.batches import PlainBatches, TrainBatches, one_hot
 PROBE_IMAGES = 256
 INPUT_IMAGES = 64  # whose pixels are compared at the backbone
 SEED = 0
-SURE = 0.9  # the probability from which on a wrong answer is a confident one
 SMALLEST_PROBABILITY = 1e-7  # Keras's own clipping (keras.config.epsilon)
 # The start, the moments in between and the end of the first phase cost a pass over both subsets; the end asks all.
 BRIEF = ("A", "V")
@@ -155,7 +154,6 @@ def _judged(answers: Answers, truth: NDArray[np.int64], *, moment: str, epoch: i
         num_images=len(truth),
         matched_accuracy=_matched(halves) / len(truth),
         largest_share=float(halves.sum(axis=(0, 1)).max() / len(truth)),
-        confident_errors=float(((predicted != truth) & (answers.max(axis=1) >= SURE)).mean()),
     )
 
 
