@@ -29,9 +29,9 @@ HIGH_RATIO, HIGH_RATIO_OF_A_HEAD = 1e-2, 5e-2  # a new head on a frozen backbone
 # Adam's very first steps are larger than usual: 0.03 in healthy trainings of the sample, 0.07 for a new head on a pretrained backbone.
 HIGHEST_FIRST_RATIO, VIOLENT_RATIO, VIOLENT_KERNEL = 0.03, 0.15, 3.0
 GROWTH = 10  # from the first steps to the last before a NaN
-DIVERGED_LOSS = 1.5  # times ln K, what an untrained classifier has
+DIVERGED_LOSS = 1.4  # times ln K, what an untrained classifier has
 LITTLE_LEARNED = 0.5  # skill; mixed and smoothed targets keep the loss high where more is known
-UNSETTLED = 2.0  # times the loss that its accuracy explains
+UNSETTLED = 2.2  # times the loss that its accuracy explains
 ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
 MIN_DROP, MIN_JUMP = 0.08, 1.3
 LOWEST_TUNING_RATE, USUAL_TUNING_RATE, HIGHEST_TUNING_RATE = 1e-6, 1e-5, 1e-4

@@ -20,14 +20,14 @@ from stages.shared.rules.signals import (
     typical_ratio,
 )
 
-LOW_RATIO = 1e-3
+LOW_RATIO = 6e-4
 STILL_RATIO = 1e-6  # below it a loss may rise and fall by chance alone
 LITTLE_FALL = 0.35  # times ln K
 USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
 # Of a rate that is usual for others they make so small steps that little is learned.
 SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
 # A loss that falls so steadily, and is still so high (times ln K) when the images are known with so much skill, has further to fall.
-STEADY, LAGGING_LOSS, HALF_LEARNED = 0.8, 0.4, 0.7
+STEADY, LAGGING_LOSS, HALF_LEARNED = 0.7, 0.35, 0.75
 COLLAPSED_RATE = 2e-3  # of the highest one
 FELL_BEFORE = 0.05  # of the loss, in the three epochs before
 WELL_KNOWN = 0.95  # skill on training images with which a rate may well fall

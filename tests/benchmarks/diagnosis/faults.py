@@ -29,7 +29,6 @@ LONG: dict[str, Any] = LAST_KEPT | {"train.epochs": 80}
 # Nothing but the shipped augmentation stands against it.
 BY_HEART: dict[str, Any] = {
     "train.schedule": "constant",
-    "train.learning_rate": 1e-3,
     "train.dropout": 0.0,
     "augment.horizontal_flip": False,
 }

@@ -11,37 +11,22 @@ from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 
-from stages.shared.params import parse
 from stages.shared.rules import RULES, data, generalisation, mode, optimisation, pace
 from stages.shared.rules.outcome import Finding, name_of
 from tests.benchmarks.diagnosis.result import Result
-from tests.benchmarks.diagnosis.score import DEVELOPMENT, Runs, counted, load, score, with_configuration
+from tests.benchmarks.diagnosis.score import DEVELOPMENT, Runs, counted, load, params_of, score, with_configuration
 
 COST_OF_A_FALSE_ALARM = 3  # in faults named: who is alarmed in vain stops listening
 FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 3.0, 4.0)
-THRESHOLDS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
-    (data, ("MIN_DOUBTED_SHARE", "MIN_REVERSED_GAP", "MIN_CLASS_RATIO", "MIN_RECALL_GAP", "LOW_RECALL", "SMALLEST_MIXTURE")),
-    (mode, ("MAX_INPUT_SHIFT", "MAX_READING_DIFFERENCE", "MIN_BATCH_GAIN", "MIN_MATCHED_GAIN", "MAX_LOSS_DIFFERENCE")),
-    (optimisation, ("HIGH_RATIO", "VIOLENT_RATIO", "DIVERGED_LOSS", "UNLEARNED_LOSS", "WARM_UP_STEPS", "MIN_DROP", "MIN_JUMP")),
-    (pace, ("LOW_RATIO", "UNLEARNED_LOSS", "LITTLE_FALL", "COLLAPSED_RATE", "MIN_GAIN_AN_EPOCH")),
-    (
-        generalisation,
-        (
-            "MIN_GAP",
-            "MIN_LOSS_RISE",
-            "LATEST_MINIMUM",
-            "MEMORISED",
-            "MIN_LOSS_GAP",
-            "MAX_COST_OF_WEAKNESS",
-            "WEAK_DISPLACEMENT",
-            "MIN_COST",
-            "MIN_FALL_FROM_BEST",
-            "MIN_LOSS_ABOVE_BEST",
-            "MIN_DROPOUT_GAP",
-            "SHRUNK",
-        ),
-    ),
-)
+THRESHOLDS: dict[ModuleType, str] = {
+    data: "MIN_DOUBTED_SHARE MIN_REVERSED_GAP MIN_CLASS_RATIO MIN_RECALL_GAP LOW_RECALL SMALLEST_MIXTURE MAX_SPLIT_DISTANCE MAX_OVERLAP",
+    mode: "MAX_INPUT_SHIFT MAX_INPUT_STRETCH MAX_READING_DIFFERENCE MIN_BATCH_GAIN MIN_MATCHED_GAIN MIN_LEARNED MAX_LOSS_DIFFERENCE",
+    optimisation: "HIGH_RATIO HIGH_RATIO_OF_A_HEAD VIOLENT_RATIO VIOLENT_KERNEL DIVERGED_LOSS UNLEARNED_LOSS LITTLE_LEARNED UNSETTLED "
+    "MAX_SWING MIN_DROP MIN_JUMP",
+    pace: "LOW_RATIO LITTLE_FALL STEADY LAGGING_LOSS HALF_LEARNED COLLAPSED_RATE FELL_BEFORE WELL_KNOWN RUN_DOWN MIN_GAIN_AN_EPOCH",
+    generalisation: "MIN_GAP LARGE_GAP MIN_LOSS_RISE LATEST_MINIMUM MEMORISED MIN_LOSS_GAP MAX_COST_OF_WEAKNESS WEAK_DISPLACEMENT MIN_COST "
+    "MIN_FALL_FROM_BEST MIN_LOSS_ABOVE_BEST SUDDEN MIN_DROPOUT_GAP MIN_DROPOUT_LOSS_GAP SHRUNK LITTLE_SKILL GOOD UNSURE FLAT",
+}
 
 
 def plateau(module: ModuleType, name: str, runs: Runs) -> Iterator[tuple[float, int, int]]:
@@ -67,14 +52,14 @@ def scores(runs: Runs) -> dict[str, float]:
 
 
 def _first_fired(result: Result) -> str | None:
-    params = parse(result.params)
+    params = params_of(result)
     return next((name_of(rule) for rule in RULES if isinstance(rule(result.evidence, params), Finding)), None)
 
 
 def main() -> None:
     runs = counted(load(sys.argv[1:])[DEVELOPMENT])
-    for module, names in THRESHOLDS:
-        for name in names:
+    for module, names in THRESHOLDS.items():
+        for name in names.split():
             found = list(plateau(module, name, runs))
             best = max(named - COST_OF_A_FALSE_ALARM * alarms for _, named, alarms in found)
             values = [value for value, named, alarms in found if named - COST_OF_A_FALSE_ALARM * alarms == best]

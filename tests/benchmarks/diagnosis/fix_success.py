@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from stages.shared.params import parse
 from stages.shared.rules import judge
 from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost, usual
 from tests.benchmarks.diagnosis.make_runs import kept, make_all
 from tests.benchmarks.diagnosis.result import Figures, Result
-from tests.benchmarks.diagnosis.score import counted, load
+from tests.benchmarks.diagnosis.score import counted, load, params_of
 from tests.benchmarks.diagnosis.unit import Unit
 
 SEEDS = (10, 11)
@@ -53,7 +52,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
 
 def advised(result: Result) -> dict[str, Any] | None:
     """The changes of the first finding, by dotted name; None where it advises an action, or nothing."""
-    findings = judge(result.evidence, parse(result.params)).findings
+    findings = judge(result.evidence, params_of(result)).findings
     fix = findings[0].fix if findings else ()
     return {change["param"]: change["to"] for change in fix if "param" in change} or None
 

@@ -5,13 +5,15 @@ Faults count that hurt against their healthy twins (``harm``), and controls that
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.shared.params import parse
+from stages.shared.params import Params, parse
 from stages.shared.rules import judge
 from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
@@ -64,9 +66,19 @@ def counted(results: Sequence[Result]) -> Runs:
     return Runs(tuple(hurt), tuple(healthy), tuple(dropped), tuple(too_small))
 
 
+def params_of(result: Result) -> Params:
+    """The run's parameters; those of each run are checked once, for thresholds are tried by the thousand."""
+    return _parsed(json.dumps(result.params))
+
+
+@functools.cache
+def _parsed(text: str) -> Params:
+    return parse(json.loads(text))
+
+
 def with_configuration(result: Result) -> list[frozenset[str]]:
     """Our own answers."""
-    verdict = judge(result.evidence, parse(result.params))
+    verdict = judge(result.evidence, params_of(result))
     if verdict.verdict in OPEN:
         return [frozenset({verdict.verdict})]
     return [frozenset({finding.fault}) for finding in verdict.findings]
