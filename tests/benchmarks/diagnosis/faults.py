@@ -18,20 +18,17 @@ UNAUGMENTED: dict[str, Any] = {
     "augment.brightness": 0,
     "augment.contrast": 0,
 }
-# A twentieth and a sixteenth of all images to train on: clothes are learned well from a tenth.
+# A sixteenth to a thirtieth of all images to train on: clothes are learned well from a tenth.
 FEW: dict[str, Any] = {"validate.val_fraction": 0.15, "validate.test_fraction": 0.8, "train.batch_size": 16}
 FEWER: dict[str, Any] = {"validate.val_fraction": 0.15, "validate.test_fraction": 0.79, "train.batch_size": 16}
+FEWEST: dict[str, Any] = {"validate.val_fraction": 0.15, "validate.test_fraction": 0.815, "train.batch_size": 16}
 TENTH: dict[str, Any] = {"validate.val_fraction": 0.2, "validate.test_fraction": 0.7, "train.batch_size": 16}
 LAST_KEPT: dict[str, Any] = {"train.restore_best_weights": False}
 HEAD_ALONE: dict[str, Any] = {"train.fine_tune_epochs": 0}
 AMBITIOUS: dict[str, Any] = {"evaluate.gates": {"accuracy": {"min": 0.92}, "macro_f1": {"min": 0.92}}}
 LONG: dict[str, Any] = LAST_KEPT | {"train.epochs": 80}
 # Nothing but the shipped augmentation stands against it.
-BY_HEART: dict[str, Any] = {
-    "train.schedule": "constant",
-    "train.dropout": 0.0,
-    "augment.horizontal_flip": False,
-}
+BY_HEART: dict[str, Any] = {"train.dropout": 0.0, "augment.horizontal_flip": False}
 # The whole backbone for long, at a rate that does not fall. Photos alone: clothes it learns all the better so, even few of them.
 DEEP: dict[str, Any] = (
     LAST_KEPT
@@ -86,9 +83,8 @@ GENERALISATION = (
     Case(WEAK, "mild", "none", S, FEWER | LONG | {"train.epochs": 50} | UNAUGMENTED),
     Case(WEAK, "mild", "none-all-images", S, LAST_KEPT | UNAUGMENTED | {"train.epochs": 30, "train.dropout": 0.0}, datasets=(CIFAR,)),
     Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, datasets=(CIFAR,)),
-    Case(OVERFITTING, "strong", "few-images", S, FEW | LONG | BY_HEART),
+    Case(OVERFITTING, "strong", "few-images", S, FEWEST | LONG | BY_HEART, seeds=(0, 1)),
     Case(OVERFITTING, "strong", "deep", T, DEEP | USEFUL, datasets=(CIFAR,)),
-    Case(OVERFITTING, "mild", "long", S, FEWER | LONG | BY_HEART),
     Case(FROZEN, "strong", "cached", S, FEW | LONG | USEFUL, ("frozen_augmentation", 0), seeds=(1,)),
     Case(FROZEN, "mild", "cached", T, DEEP | USEFUL, ("frozen_augmentation", 0), datasets=(CIFAR,)),
     Case("excessive-augmentation", "strong", "all", BOTH, EXCESSIVE),
