@@ -259,10 +259,9 @@ def stopped_after(val_losses: list[float]) -> TrainEvidence:
     )
 
 
-def noisy(known: float, validated: float) -> TrainEvidence:
-    return train(
-        probes=probes(A={"accuracy": known}, A_batch={"accuracy": known}, A_augmented={"accuracy": known}, V={"accuracy": validated})
-    )
+def noisy(known: float, validated: float, loss: float = 0.9) -> TrainEvidence:
+    of_training = {name: {"accuracy": known, "loss": loss} for name in ("A", "A_batch", "A_dropout", "A_augmented")}
+    return train(probes=probes(**of_training, V={"accuracy": validated, "loss": 0.5}, V_batch={"accuracy": validated}))
 
 
 def rare(recall: float = 0.1, predicted: int = 2, images: int = 50) -> dict[str, Any]:
@@ -332,6 +331,13 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=train(objectives=objective(output_low=1 / (math.e + 9), output_high=math.e / (math.e + 9)))),
         healthy(train=train(objectives=objective(output_low=-3.0, output_sum=-5.0))),
         healthy(train=train(objectives=objective(loss=1.46))),
+        # Hardly anything was learned, and both ends of what a softmax of a softmax can say were reached.
+        healthy(
+            train=train(
+                objectives=objective(output_low=1 / (math.e + 9), output_high=math.e / (math.e + 9)),
+                probes=probes(**{name: {"accuracy": 0.2} for name in QUESTIONS}),
+            )
+        ),
         healthy(train=train(objectives=objective(loss=NAN))),
     ],
     "label-order-mismatch": [
@@ -426,6 +432,8 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6)),
         healthy(train=head_only([1.9], [1e-3] * 4), evaluate=MISSED),
         healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35])),
+        # Validation is noisy, and training loss falls fast.
+        healthy(train=head_only([2.1, 1.6, 1.3], [1e-3] * 6, curves={"val_losses": [2.0, 1.5, 1.55]}), evaluate=MISSED),
     ],
     "capacity-limited": [healthy(**LIMITED)],
 }
@@ -484,6 +492,8 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=head_only(STUCK, ADAMS_FIRST_STEPS)),
         healthy(train=head_only(STUCK, [9e-3] * 8)),  # did not learn, but with ordinary updates
         healthy(train=head_only(**RECOVERED, curves={"val_losses": [5.1, 2.3, 1.4, 1.0, 0.6]})),  # recovered from its first steps
+        # Large over weights that decay has shrunk, not over what they were.
+        healthy(train=train(epochs=epochs(STUCK), steps=steps([3e-2] * 8, norm_share=0.1), setup=setup(num_fine_tune_epochs=0))),
         healthy(train=head_only([2.2], [2e-2] * 4)),  # a single epoch, whose mean loss holds its beginning
     ],
     "batchnorm-mismatch": [
@@ -517,7 +527,8 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=train(probes=probes(A_augmented={"accuracy": 0.7}, V={"accuracy": 0.95}))),  # costs much, and all is known well
     ],
     "label-noise": [
-        healthy(train=noisy(0.82, 0.9)),
+        healthy(train=noisy(0.84, 0.9)),
+        healthy(train=noisy(0.65, 0.85, loss=0.5)),  # as sure of its training images
         healthy(data=data(num_offenders={"label-noise": 80})),
     ],
     "class-imbalance": [
@@ -550,6 +561,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "under-trained": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.59, 0.58], [1e-3] * 8)),
         healthy(train=head_only([0.9, 0.7, 0.6, 0.5, 0.51], [1e-3] * 8)),  # not the best
+        healthy(train=head_only([2.1, 1.6, 1.3], [1e-3] * 6, curves={"val_losses": [2.0, 1.5, 1.55]})),  # and good enough
         healthy(train=head_only([1.9], [1e-3] * 4)),  # a single epoch, which was enough
         healthy(train=head_only([1.9], [1e-3] * 4, curves={"rates": [0.0], "num_steps": 900}), evaluate=MISSED),  # whose rate has run down
         healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6, curves={"rates": [3e-3, 1e-3, 1e-5]})),  # the schedule's end

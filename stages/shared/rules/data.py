@@ -14,7 +14,7 @@ MAX_SPLIT_DISTANCE = 0.3
 LEVELLED = 1.5  # the largest class over the smallest, at most
 SMALLEST_MIXTURE = 0.6  # of the classes that a batch has in random order
 MIN_DOUBTED_SHARE = 0.03
-MIN_REVERSED_GAP = 0.02
+MIN_REVERSED_GAP = 0.0
 MIN_CLASS_RATIO = 3
 MIN_RECALL_GAP = 0.15
 LOW_RECALL = 0.6
@@ -109,7 +109,7 @@ def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing 
     looked_at = min(evidence.data.num_ok, params.validate_.max_label_noise_images) if params is not None else evidence.data.num_ok
     is_out = params is not None and params.validate_.policy.label_noise == "quarantine"
     doubted = 0.0 if is_out else evidence.data.num_offenders.get("label-noise", 0) / max(1, looked_at)
-    gap = validated.accuracy - known.accuracy if is_alike else 0.0
+    gap = validated.accuracy - known.accuracy if is_alike and validated.loss < known.loss else 0.0
     margin = MIN_REVERSED_GAP + 1.96 * (0.2 / known.num_images + 0.2 / validated.num_images) ** 0.5
     if doubted < MIN_DOUBTED_SHARE and gap < margin:
         return None

@@ -19,6 +19,7 @@ from stages.shared.rules.signals import (
     phase_reached,
     probe,
     swing,
+    wants_more,
 )
 
 MIN_GAP, LARGE_GAP = 0.10, 0.14  # the second tells wherever validation loss was lowest, if a gate is missed
@@ -159,11 +160,6 @@ def _overfits(evidence: Evidence) -> dict[str, float | str] | Missing | None:
     }
 
 
-def wants_more(evidence: Evidence) -> bool:
-    """Whether the test misses a gate, by which params.yaml says what is wanted."""
-    return evidence.evaluate is not None and bool(evidence.evaluate.missed_gates)
-
-
 def _told(found: dict[str, float | str]) -> str:
     return (
         f"accuracy is {found['accuracy_on_training']:.2f} on training images and {found['accuracy_on_validation']:.2f} on validation; "
@@ -295,11 +291,12 @@ def final_not_best(evidence: Evidence, params: Params | None) -> Finding | Missi
     best = best_epoch(losses)
     fall, rise = max(accuracies) - accuracies[-1], finite(losses[-1], math.inf) / max(losses[best], 1e-9)
     known, validated = probe(train, "A"), probe(train, "V")
-    overfits = known is not None and validated is not None and known.accuracy - validated.accuracy >= MIN_GAP
-    has_cause = overfits or swing(losses[: best + 1], KNOWN_LOSS * untrained_loss(train)) > MAX_SWING
+    has_gap = known is not None and validated is not None and known.accuracy - validated.accuracy >= MIN_GAP
+    is_by_heart = has_gap and known is not None and known.accuracy >= MEMORISED
+    has_cause = has_gap or swing(losses[: best + 1], KNOWN_LOSS * untrained_loss(train)) > MAX_SWING
     is_sudden = finite(losses[-1], math.inf) >= SUDDEN * losses[-1 - LAST_EPOCHS]
     is_worse = fall >= MIN_FALL_FROM_BEST + chance_deviation(train.setup.num_val) and rise >= MIN_LOSS_ABOVE_BEST
-    if not is_worse or (has_cause and not is_sudden):
+    if not is_worse or is_by_heart or (has_cause and not is_sudden):
         return None
     return Finding(
         fault="final-not-best",

@@ -16,7 +16,7 @@ MAX_READING_DIFFERENCE = 0.02
 MIN_BATCH_GAIN = 0.12
 MIN_MATCHED_GAIN = 0.25
 MAX_LOSS_DIFFERENCE = 0.05  # relative, and in nats
-MAX_SUM_ERROR, SOFTMAX_SLACK = 0.01, 2e-3
+MAX_SUM_ERROR, SOFTMAX_SLACK, SATURATED = 0.01, 2e-3, 5e-4
 MIN_IMAGES_A_CLASS = 2  # to find a renaming on one half of them and count its right answers on the other
 MIN_LEARNED = 0.5  # of the way from chance to 1
 
@@ -139,7 +139,8 @@ def loss_mismatch(evidence: Evidence, params: Params | None) -> Finding | Missin
         return None  # another fault's: the answers are no numbers at all
     smallest, largest = (numerator / (math.e + train.setup.num_classes - 1) for numerator in (1, math.e))  # that softmax makes of 0 and 1
     within = found.output_low >= smallest - SOFTMAX_SLACK and largest - SOFTMAX_SLACK * 10 <= found.output_high <= largest + SOFTMAX_SLACK
-    twice = within and abs(found.output_sum - 1) < MAX_SUM_ERROR and _has_learned(evidence)
+    saturates = max(abs(found.output_low - smallest), abs(found.output_high - largest)) < SATURATED
+    twice = within and abs(found.output_sum - 1) < MAX_SUM_ERROR and (saturates or _has_learned(evidence))
     no_shares = found.output_low < -1e-6 or abs(found.output_sum - 1) >= MAX_SUM_ERROR
     difference = abs(found.loss - found.recomputed_loss)
     differs = not difference <= MAX_LOSS_DIFFERENCE * (1 + abs(found.recomputed_loss))

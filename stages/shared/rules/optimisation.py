@@ -15,6 +15,7 @@ from stages.shared.rules.signals import (
     USUAL_RATIO,
     WARM_UP_STEPS,
     chance_deviation,
+    change_of,
     epochs_of,
     finite,
     phase_reached,
@@ -76,9 +77,10 @@ def non_finite_values(evidence: Evidence, params: Params | None) -> Finding | Mi
 
 def _is_violent(steps: tuple[Step, ...]) -> bool:
     """Whether some step was far too large, or the last one ten times as large as is typical of them, and larger than usual."""
-    sizes = [size(step.update_ratio) for step in steps]
+    sizes = [change_of(step) for step in steps]
     grew = len(sizes) > 3 and sizes[-1] >= GROWTH * statistics.median(sizes) and sizes[-1] >= HIGH_RATIO
-    return grew or any(found >= VIOLENT_RATIO for found in sizes) or any(size(step.highest_ratio) >= VIOLENT_KERNEL for step in steps)
+    highest = max((size(step.highest_ratio) * min(1.0, step.norm_share) for step in steps), default=0.0)
+    return grew or max(sizes, default=0.0) >= VIOLENT_RATIO or highest >= VIOLENT_KERNEL
 
 
 def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -181,7 +183,7 @@ def learning_rate_too_high(evidence: Evidence, params: Params | None) -> Finding
     if not reason:
         return None
     steps = steps_of(train, phase)
-    ratio, highest = typical_ratio(steps), max(size(step.update_ratio) for step in steps)
+    ratio, highest = typical_ratio(steps), max(change_of(step) for step in steps)
     key, present = rate_of(train, params, phase)
     # A step is proportional to the rate, so the rate that would have kept to the usual is known.
     factor = max(min(0.1, USUAL_RATIO / max(ratio, USUAL_RATIO), HIGHEST_FIRST_RATIO / highest), 1e-4) if math.isfinite(highest) else 1e-2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, TrainEvidence, skill, untrained_loss
 from stages.shared.params import Params
@@ -18,6 +19,7 @@ from stages.shared.rules.signals import (
     rate_of,
     steps_of,
     typical_ratio,
+    wants_more,
 )
 
 LOW_RATIO = 6e-4
@@ -99,7 +101,7 @@ def _lagging(evidence: Evidence) -> tuple[TrainEvidence, float, float] | None:
     if train is None or known is None or is_mixed or epochs_of(train, FINE_TUNE) or skill(train, known.accuracy) > HALF_LEARNED:
         return None
     epochs = epochs_of(train, HEAD)
-    if max((epoch.learning_rate for epoch in epochs), default=0.0) >= USUAL_RATES.get(train.setup.optimizer, 1e-3):
+    if max((epoch.learning_rate for epoch in epochs), default=0.0) >= USUAL_RATES.get(train.setup.optimizer, 1e-3) / 2:
         return None  # then it is the data that are hard
     losses = [epoch.loss for epoch in epochs]
     num_falls = sum(after < before for before, after in itertools.pairwise(losses))
@@ -177,9 +179,10 @@ def _later_fall(params: Params | None) -> Fix:
 
 
 def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
-    """Training ended while validation loss was still falling: it needed more epochs, or more patience with one that was no better.
+    """Training ended while the loss was still falling: it needed more epochs, or more patience with one that was no better.
 
-    A rate that a schedule has run down says that the end was meant, if there were steps enough.
+    Validation loss tells; where it is noisy and a gate is missed, training loss. A rate that a schedule has run down says that the end was
+    meant, if there were steps enough.
     """
     train = evidence.train
     if train is None or not train.epochs or evidence.failure is not None or train.non_finite is not None:
@@ -188,15 +191,18 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     epochs = epochs_of(train, phase)
     losses = [epoch.val_loss for epoch in epochs]
     was_meant = epochs[-1].learning_rate <= RUN_DOWN * max(epoch.learning_rate for epoch in epochs)
-    is_enough = len(train.epochs) == 1 and evidence.evaluate is not None and not evidence.evaluate.missed_gates
+    is_enough = len(train.epochs) == 1 and evidence.evaluate is not None and not wants_more(evidence)
     num_steps = sum(epoch.num_steps for epoch in train.epochs)
     if is_enough or (was_meant and num_steps >= 2 * WARM_UP_STEPS) or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
         return None
     waited = len(losses) - 1 - best_epoch(losses)
     stopped = any(stop.phase == phase for stop in train.stops)
-    gain = _gain_an_epoch(train, epochs[: len(epochs) - waited])
     impatient = stopped and waited == 1
-    if gain < MIN_GAIN_AN_EPOCH or not (waited == 0 or impatient):
+    gain = _gain_an_epoch(train, epochs[: len(epochs) - waited], "val_loss") if waited == 0 or impatient else 0.0
+    followed = "validation"
+    if gain < MIN_GAIN_AN_EPOCH and waited <= 1 and wants_more(evidence):
+        gain, followed = (_gain_an_epoch(train, epochs, "loss") if len(train.epochs) > 1 else 1.0), "training"
+    if gain < MIN_GAIN_AN_EPOCH:
         return None
     key, planned = {HEAD: ("train.epochs", train.setup.num_head_epochs)}.get(
         phase, ("train.fine_tune_epochs", train.setup.num_fine_tune_epochs)
@@ -204,7 +210,9 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     reason = (
         f"training ended after {len(losses)} of {planned} epochs, at the first whose validation loss was no better"
         if impatient
-        else f"validation loss, {losses[-1]:.3g}, still fell by {gain:.0%} an epoch when training ended after {len(losses)}"
+        else "training ended after a single epoch, at a rate that had not run down"
+        if len(train.epochs) == 1
+        else f"{followed} loss still fell by {gain:.0%} an epoch when training ended after {len(losses)}, validation at {losses[-1]:.3g}"
     )
     longer = changes(params, {key: max(ENOUGH_EPOCHS, 3 * len(epochs), planned)})
     return Finding(
@@ -215,10 +223,10 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     )
 
 
-def _gain_an_epoch(train: TrainEvidence, epochs: tuple[Epoch, ...]) -> float:
-    """By how much of itself validation loss fell in an epoch, over the last three of a phase; in a single one, from the loss before it."""
-    losses = [epoch.val_loss for epoch in epochs[-3:]]
+def _gain_an_epoch(train: TrainEvidence, epochs: tuple[Epoch, ...], name: Literal["loss", "val_loss"]) -> float:
+    """By how much of itself a loss fell in an epoch, over the last three of a phase; in a single one, from the loss before it."""
+    losses = [getattr(epoch, name) for epoch in epochs[-3:]]
     if len(losses) == 1:
-        before = [epoch.val_loss for epoch in train.epochs if epoch.phase != epochs[0].phase]
+        before = [getattr(epoch, name) for epoch in train.epochs if epoch.phase != epochs[0].phase]
         losses = [before[-1] if before else untrained_loss(train), *losses]
-    return (losses[0] - losses[-1]) / (len(losses) - 1) / max(losses[0], 1e-9)
+    return float((losses[0] - losses[-1]) / (len(losses) - 1) / max(losses[0], 1e-9))

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from stages.shared.evidence import FINE_TUNE, HEAD, Epoch, Probe, Step, TrainEvidence
+from stages.shared.evidence import FINE_TUNE, HEAD, Epoch, Evidence, Probe, Step, TrainEvidence
 from stages.shared.params import Params
 
 RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"}
@@ -50,11 +50,21 @@ def size(ratio: float) -> float:
     return ratio if math.isfinite(ratio) else math.inf
 
 
+def change_of(step: Step) -> float:
+    """|change| of a step over |weights|; of weights that have shrunk, over what they were when the phase began."""
+    return size(step.update_ratio) * min(1.0, finite(step.norm_share, 1.0))
+
+
 def typical_ratio(steps: Sequence[Step]) -> float:
     """The median change of a step, past the first epoch where there are others, and with the rate not yet run down."""
     late = [step for step in steps if step.epoch > 0] or steps
     half = late[: max(1, (len(late) + 1) // 2)]  # schedules let the rate fall to nothing in the end
-    return statistics.median(size(step.update_ratio) for step in half)
+    return statistics.median(change_of(step) for step in half)
+
+
+def wants_more(evidence: Evidence) -> bool:
+    """Whether the test misses a gate, by which params.yaml says what is wanted."""
+    return evidence.evaluate is not None and bool(evidence.evaluate.missed_gates)
 
 
 def finite(value: float, otherwise: float) -> float:

@@ -1,0 +1,26 @@
+"""The diagnosis on the kept runs of its benchmark, whose faults are known: what it once told right it still does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.diagnosis import tables
+from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
+from tests.benchmarks.diagnosis.score import by_signals, counted, score, wilson, with_configuration
+
+
+@pytest.mark.parametrize("dataset", [FASHION, CIFAR])
+def test_known_faults_are_named_and_healthy_runs_left_alone(dataset: str) -> None:
+    runs = counted(tables.read(dataset))
+    found = score(runs, with_configuration)
+    assert len(runs.hurt) > 50
+    assert found.top_1 >= 0.9
+    assert found.top_3 >= 0.95
+    assert found.false_alarms == 0
+    assert score(runs, by_signals).top_1 >= 0.85
+
+
+def test_wilson_interval() -> None:
+    """Wilson 1927: of 0 in n the upper end is z² / (n + z²)."""
+    assert wilson(0, 60) == pytest.approx((0.0, 1.96**2 / (60 + 1.96**2)))
+    assert wilson(30, 60) == pytest.approx((0.3773, 0.6227), abs=1e-3)
