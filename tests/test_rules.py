@@ -15,6 +15,7 @@ from stages.shared.evidence import Evidence, NonFinite, Part, Probe, TrainEviden
 from stages.shared.params import load, parse, read_yaml
 from stages.shared.rules import RULES, Verdict, judge, outcome
 from stages.shared.rules.outcome import Finding, Missing
+from stages.shared.rules.scores import SCORES
 from tests.healthy_cases import HEALTHY
 from tests.imports import ROOT
 from tests.rule_cases import (
@@ -284,6 +285,11 @@ def test_the_likeliest_comes_first_and_chances_add_up() -> None:
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) <= 1
     assert not set(verdict.silent) & {"interrupted", "class-imbalance", "overfitting"}
+
+
+def test_every_rule_has_a_score_below_certainty() -> None:
+    assert SCORES.keys() == RULE.keys()
+    assert all(0.5 <= score < 1 for score in SCORES.values())
 
 
 FIRES_TOGETHER: dict[str, Any] = {
