@@ -166,7 +166,7 @@ def _has_frozen_stages(workspace: Path) -> bool:
     try:
         stages = (read_yaml(workspace / "dvc.yaml") or {}).get("stages") or {}
     except (ParamsError, AttributeError):
-        return True
+        return (workspace / "dvc.yaml").is_file()  # or deleted while it was read
     return any(isinstance(stage, dict) and stage.get("frozen") for stage in stages.values())
 
 
