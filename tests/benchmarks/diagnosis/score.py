@@ -22,7 +22,7 @@ from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
 from tests.benchmarks.diagnosis.result import Result
 from tests.benchmarks.diagnosis.unit import HEALTHY
 
-DEVELOPMENT, HELD_OUT = FASHION, CIFAR
+DEVELOPMENT, OTHER = FASHION, CIFAR
 OPEN = ("unknown", "inconclusive")
 TOO_SMALL = "validation-too-small"  # no fault of the training: right is to leave the verdict open, or healthy
 
@@ -177,14 +177,14 @@ def _first(result: Result) -> str:
 
 def load(arguments: Sequence[str]) -> dict[str, list[Result]]:
     """All results by data set: of the tables in the repository, or of a folder of runs."""
-    names = (DEVELOPMENT, HELD_OUT)
+    names = (DEVELOPMENT, OTHER)
     return {name: tables.gathered(Path(arguments[0]), name) if arguments else tables.read(name) for name in names}
 
 
 def main() -> None:
     for name, results in load(sys.argv[1:]).items():
         if results:
-            tell(name + (" (development)" if name == DEVELOPMENT else " (held out)"), counted(results))
+            tell(name + (" (development)" if name == DEVELOPMENT else " (thresholds are not fitted to it)"), counted(results))
 
 
 if __name__ == "__main__":
