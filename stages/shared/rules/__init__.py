@@ -17,8 +17,8 @@ from stages.shared.rules.outcome import Finding, Fix, Missing, Rule, name_of
 from stages.shared.rules.scores import weighed
 from stages.shared.rules.signals import chance_deviation, probe
 
+ABOVE_GUESSING = 0.02  # of mean recall, by chance
 # Between a healthy gap of accuracies and one that means overfitting; more validation images than these leave no doubt about it.
-ABOVE_GUESSING = 0.02
 BORDER, FEW_IMAGES = 2 * generalisation.MIN_GAP, 100
 
 # In the order of decision: how the run ended; splits and stream; images and answers treated unlike; nothing learned or unstable; the speed

@@ -214,11 +214,6 @@ def everything_frozen(_amount: float) -> None:
     _change_model(freeze)
 
 
-def random_backbone_frozen(_amount: float) -> None:
-    """The backbone is frozen although no weights were loaded: ``weights=None`` has stayed from a trial."""
-    model.load_backbone = lambda classifier, folder: True
-
-
 def _at_step(number: float, act: Callable[[Any], None]) -> None:
     """Do something, with the model, after so many steps of the training."""
     on_train_batch_end, counted = Checkpointer.on_train_batch_end, iter(range(1, 1_000_000))

@@ -133,11 +133,6 @@ def exchange_after_validation(_amount: float) -> None:
     _first_training_image().write_text("<html><title>404 Not Found</title></html>\n", encoding="utf-8")
 
 
-def remove_after_validation(_amount: float) -> None:
-    """A file was removed after validation."""
-    _first_training_image().unlink()
-
-
 def _first_training_image() -> Path:
     return paths.RAW / str(usable_rows(read_manifest(paths.MANIFEST), "train")["path"].iloc[0])
 

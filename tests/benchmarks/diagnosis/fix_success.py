@@ -17,8 +17,8 @@ import numpy as np
 
 from stages.shared.rules import judge
 from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost, usual
-from tests.benchmarks.diagnosis.make_runs import kept, make_all
-from tests.benchmarks.diagnosis.result import Figures, Result
+from tests.benchmarks.diagnosis.make_runs import make_all
+from tests.benchmarks.diagnosis.result import Figures, Result, kept
 from tests.benchmarks.diagnosis.score import counted, load, params_of
 from tests.benchmarks.diagnosis.unit import Unit
 

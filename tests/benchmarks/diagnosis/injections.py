@@ -30,7 +30,6 @@ _OF_SOURCE = (
 _AFTER_VALIDATION = (
     data_faults.damage_after_validation,
     data_faults.exchange_after_validation,
-    data_faults.remove_after_validation,
 )
 _OF_ARRAYS = (data_faults.rename_validation_classes,)
 _OF_CODE = (
@@ -51,7 +50,6 @@ _OF_CODE = (
     code_faults.infinite_weight,
     code_faults.data_end_early,
     code_faults.everything_frozen,
-    code_faults.random_backbone_frozen,
     code_faults.rate_restarts,
     code_faults.killed,
     code_faults.terminated,

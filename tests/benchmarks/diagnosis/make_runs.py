@@ -35,7 +35,7 @@ from stages.flight.runs import run as runs
 from stages.shared import evidence, files
 from tests.benchmarks.diagnosis import chain, tables
 from tests.benchmarks.diagnosis.recipes import RECIPES, SHARED_DATA, Recipe
-from tests.benchmarks.diagnosis.result import Result, figures, path_of, read
+from tests.benchmarks.diagnosis.result import Result, figures, kept, path_of
 from tests.benchmarks.diagnosis.unit import Unit
 from tests.benchmarks.diagnosis.units import UNITS
 
@@ -159,13 +159,6 @@ def _gather(unit: Unit, recipe: Recipe, work: Path, status: int, seconds: float)
 
 def _ready(recipe: Recipe, folder: Path) -> Path:
     return folder / READY / f"{recipe.dataset}-{recipe.name}"
-
-
-def kept(unit: Unit, folder: Path) -> Result | None:
-    """The unit's result, if it has been run as it is."""
-    path = path_of(unit, folder)
-    result = read(path) if path.is_file() else None
-    return result if result is not None and result.unit == unit else None
 
 
 def _in_short(result: Result) -> str:

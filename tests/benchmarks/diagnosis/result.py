@@ -47,9 +47,11 @@ def path_of(unit: Unit, folder: Path) -> Path:
     return folder / RESULTS / f"{unit.name}.json"
 
 
-def read(path: Path) -> Result:
-    """A result as it was written."""
-    return Result.model_validate_json(path.read_text(encoding="utf-8"))
+def kept(unit: Unit, folder: Path) -> Result | None:
+    """The unit's result in a folder of runs, if it has been run as it is now."""
+    path = path_of(unit, folder)
+    result = Result.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return result if result is not None and result.unit == unit else None
 
 
 def figures(evidence: Evidence, test_loss: float | None) -> Figures:

@@ -42,8 +42,7 @@ def unpack(folder: Path) -> None:
 def gathered(folder: Path, dataset: str) -> list[Result]:
     """The results in a folder of runs, sorted by the units' names; not those of units that have been changed since."""
     units = sorted((unit for unit in UNITS if unit.dataset == dataset), key=lambda unit: unit.name)
-    found = ((unit, result.read(path)) for unit in units if (path := result.path_of(unit, folder)).is_file())
-    return [one for unit, one in found if one.unit == unit]
+    return [found for unit in units if (found := result.kept(unit, folder)) is not None]
 
 
 def write(results: list[Result], path: Path) -> None:
