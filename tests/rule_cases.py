@@ -148,6 +148,13 @@ def head_only(losses: list[float], ratios: list[float], **changes: Any) -> Train
     return train(setup=planned, epochs=epochs(losses, **curves), steps=steps(ratios), first_steps=(first_step("head"),), **changes)
 
 
+def standing_still_from(epoch: int) -> TrainEvidence:
+    """Five epochs of a head, whose weights no step changes from some epoch on, at a rate that was 0 whenever an epoch ended."""
+    still = [step.model_copy(update={"unchanged_share": float(step.epoch >= epoch)}) for step in steps([1e-3] * 10)]
+    found = head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3], curves={"rates": [0.0] * 5})
+    return found.model_copy(update={"steps": tuple(still)})
+
+
 def classes(recall: float = 0.85, predicted: int = 10) -> tuple[ClassResult, ...]:
     common = (ClassResult(label=f"c{i}", num_images=60, recall=0.9, predicted=60) for i in range(9))
     return (*common, ClassResult(label="rare", num_images=10, recall=recall, predicted=predicted))
@@ -393,7 +400,8 @@ FIRES: dict[str, list[Evidence]] = {
         )
     ],
     "learning-rate-collapsed": [
-        healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-6, 3e-8, 3e-9, 3e-9]}))
+        healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-6, 3e-8, 3e-9, 3e-9]})),
+        healthy(train=standing_still_from(1)),
     ],
     "unsuitable-optimizer": [
         healthy(train=head_only(**SLOWLY, planned={"optimizer": "adadelta"}, curves=GUESSING)),
@@ -427,6 +435,7 @@ FIRES: dict[str, list[Evidence]] = {
     ],
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),
+        healthy(train=head_only([0.9, 0.7, 0.5, 0.45, 1.0], [1e-3] * 8)),  # sure of its mistakes, and right as often
     ],
     "under-trained": [
         healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6)),
@@ -503,6 +512,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "learning-rate-collapsed": [
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 2e-3, 1e-3, 1e-4, 0.0]})),  # cosine
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-5, 3e-5, 3e-5]})),
+        healthy(train=standing_still_from(4)),  # at the end alone
     ],
     "unsuitable-optimizer": [
         healthy(train=head_only(**SLOWLY, curves=GUESSING)),  # Adam: its rate is to blame
@@ -557,6 +567,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.87]})),
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.62], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),
+        healthy(train=head_only([0.9, 0.7, 0.5, 0.45, 0.8], [1e-3] * 8)),
     ],
     "under-trained": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.59, 0.58], [1e-3] * 8)),

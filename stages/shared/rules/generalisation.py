@@ -9,6 +9,7 @@ from stages.shared.evidence import AugmentEvidence, Evidence, TrainEvidence, ski
 from stages.shared.params import ALPHAS, Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
+    ENOUGH_IMAGES,
     KNOWN_LOSS,
     MAX_SWING,
     MUCH_MIXED,
@@ -294,14 +295,23 @@ def final_not_best(evidence: Evidence, params: Params | None) -> Finding | Missi
     has_gap = known is not None and validated is not None and known.accuracy - validated.accuracy >= MIN_GAP
     is_by_heart = has_gap and known is not None and known.accuracy >= MEMORISED
     has_cause = has_gap or swing(losses[: best + 1], KNOWN_LOSS * untrained_loss(train)) > MAX_SWING
-    is_sudden = finite(losses[-1], math.inf) >= SUDDEN * losses[-1 - LAST_EPOCHS]
-    is_worse = fall >= MIN_FALL_FROM_BEST + chance_deviation(train.setup.num_val) and rise >= MIN_LOSS_ABOVE_BEST
-    if not is_worse or is_by_heart or (has_cause and not is_sudden):
+    is_sudden = finite(losses[-1], math.inf) >= SUDDEN * min(losses[-1 - LAST_EPOCHS : -1])
+    is_fallen = fall >= MIN_FALL_FROM_BEST + chance_deviation(train.setup.num_val) and rise >= MIN_LOSS_ABOVE_BEST
+    # As often right as before, and wrong with more confidence.
+    counts = best > 0 and train.setup.num_val >= ENOUGH_IMAGES and losses[-1] > KNOWN_LOSS * untrained_loss(train)
+    is_overconfident = is_sudden and not has_cause and counts
+    if is_by_heart or not (is_overconfident or (is_fallen and (is_sudden or not has_cause))):
         return None
     return Finding(
         fault="final-not-best",
-        evidence={"best_epoch": best, "best_accuracy": max(accuracies), "last_accuracy": accuracies[-1], "loss_above_best": rounded(rise)},
-        explanation=f"validation accuracy was up to {max(accuracies):.2f} and is {accuracies[-1]:.2f} with the last weights, those kept.",
+        evidence={
+            "best_epoch": best + 1,
+            "best_accuracy": max(accuracies),
+            "last_accuracy": accuracies[-1],
+            "loss_above_best": rounded(rise),
+        },
+        explanation=f"validation accuracy was up to {max(accuracies):.2f} and is {accuracies[-1]:.2f} with the last weights, those kept; "
+        f"validation loss is {rise:.2g} times the lowest.",
         fix=changes(params, {"train.restore_best_weights": True})
         or action("keep the best epoch's weights (BestWeights in stages/train.py)"),
     )

@@ -9,6 +9,7 @@ from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, Ste
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
 from stages.shared.rules.signals import (
+    ENOUGH_IMAGES,
     KNOWN_LOSS,
     MAX_SWING,
     UNLEARNED_LOSS,
@@ -33,7 +34,6 @@ GROWTH = 10  # from the first steps to the last before a NaN
 DIVERGED_LOSS = 1.4  # times ln K, what an untrained classifier has
 LITTLE_LEARNED = 0.5  # skill; mixed and smoothed targets keep the loss high where more is known
 UNSETTLED = 2.2  # times the loss that its accuracy explains
-ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
 MIN_DROP, MIN_JUMP = 0.08, 1.3
 LOWEST_TUNING_RATE, USUAL_TUNING_RATE, HIGHEST_TUNING_RATE = 1e-6, 1e-5, 1e-4
 LOWEST_RATE = 1e-7

@@ -13,6 +13,7 @@ from stages.shared.rules.signals import (
     MUCH_MIXED,
     WARM_UP_STEPS,
     best_epoch,
+    change_of,
     epochs_of,
     finite,
     probe,
@@ -141,11 +142,17 @@ def learning_rate_collapsed(evidence: Evidence, params: Params | None) -> Findin
         return None
     phase, collapsed = found
     rates = [epoch.learning_rate for epoch in epochs_of(train, phase)]
+    changed = max((change_of(step) for step in steps_of(train, phase)), default=0.0)
+    fall = (
+        f"the rate fell from {max(rates):.2g} to {rates[collapsed]:.2g} by epoch {collapsed + 1} of {len(rates)}"
+        if rates[collapsed] < max(rates)
+        else f"a step changed the weights by up to {changed:.1e} of their size, and by nothing from epoch {collapsed + 1} of {len(rates)} "
+        f"on, at a rate of {rates[collapsed]:.2g}"
+    )
     return Finding(
         fault="learning-rate-collapsed",
         evidence={"epoch": collapsed, "num_epochs": len(rates), "highest_rate": max(rates), "last_rate": rates[-1]},
-        explanation=f"the rate fell from {max(rates):.2g} to {rates[collapsed]:.2g} by epoch {collapsed + 1} of {len(rates)}; "
-        "what came after changed nothing.",
+        explanation=f"{fall}; what came after changed nothing.",
         fix=_later_fall(params),
     )
 
@@ -155,14 +162,21 @@ def _collapsed_at(train: TrainEvidence, phase: str) -> int | None:
     epochs = epochs_of(train, phase)
     rates = [epoch.learning_rate for epoch in epochs]
     known = probe(train, "A")
-    if not rates or not max(rates) or (known is not None and skill(train, known.accuracy) >= WELL_KNOWN):
+    if not rates or (known is not None and skill(train, known.accuracy) >= WELL_KNOWN):
         return None
-    collapsed = next((i for i, rate in enumerate(rates) if rate <= COLLAPSED_RATE * max(rates)), len(rates))
+    fallen = (i for i, rate in enumerate(rates) if max(rates) and rate <= COLLAPSED_RATE * max(rates))
+    collapsed = min(next(fallen, len(rates)), _still_from(train, phase))
     if not 0 < collapsed <= 0.6 * len(rates) or collapsed == len(rates) - 1:
         return None
     before, last = epochs[max(0, collapsed - 4)].loss, epochs[collapsed - 1].loss
     fell = last < (1 - FELL_BEFORE) * before or collapsed == 1
     return collapsed if fell and epochs[collapsed].loss > KNOWN_LOSS * untrained_loss(train) else None
+
+
+def _still_from(train: TrainEvidence, phase: str) -> int:
+    """The epoch of a phase from which no sampled step changed a weight any more; one past the last if none ever did."""
+    moved = [step.epoch for step in steps_of(train, phase) if step.unchanged_share < 1]
+    return max(moved) + 1 if moved else len(epochs_of(train, phase))
 
 
 def collapse(train: TrainEvidence) -> tuple[str, int] | None:

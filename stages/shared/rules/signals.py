@@ -15,6 +15,7 @@ RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"
 USUAL_RATIO = 2e-3
 WARM_UP_STEPS = 60  # fewer steps are too few to learn in, at any rate
 UNLEARNED_LOSS = 0.8  # times ln K
+ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
 MAX_SWING = 0.5  # of validation loss, from epoch to epoch
 MUCH_MIXED = 0.1  # of an image is its partner
 KNOWN_LOSS = 0.1  # times ln K: hardly anything is left to learn

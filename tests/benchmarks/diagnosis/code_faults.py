@@ -23,6 +23,7 @@ from stages.shared import model
 from stages.shared.augmentation import random_numbers
 from stages.shared.sampling import epoch_rows
 from stages.shared.training import batches as batches_module
+from stages.shared.training import optimizers
 from stages.shared.training.batches import Batch, PlainBatches, TrainBatches
 from stages.shared.training.resume import Checkpointer
 
@@ -249,6 +250,14 @@ def rate_restarts(step: float) -> None:
         rate.assign(rate * RESTART)
 
     _at_step(step, restart)
+
+
+def rate_runs_out(share: float) -> None:
+    """A cosine whose steps are counted wrongly (per GPU, or of the data before they grew): it is 0 after this share of the training."""
+    schedule = optimizers._schedule
+    optimizers._schedule = lambda params, rate, num_steps, num_warmup_steps: schedule(
+        params, rate, max(1, round(share * num_steps)), num_warmup_steps
+    )
 
 
 def whole_set_in_memory(step: float) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.diagnosis.faults import BOTH, LAST_KEPT, USEFUL, S, T, fine_tuning, rate
-from tests.benchmarks.diagnosis.unit import HEALTHY, PLAIN, PLAIN_SEEDS, Case
+from tests.benchmarks.diagnosis.faults import BOTH, HEAD_ALONE, LAST_KEPT, USEFUL, S, T, fine_tuning, rate
+from tests.benchmarks.diagnosis.unit import HEAD_ONLY, HEALTHY, PLAIN, PLAIN_SEEDS, Case
 
 
 def control(variant: str, recipes: tuple[str, ...], changes: dict[str, object], seeds: tuple[int, ...] = (0,)) -> Case:
@@ -21,7 +21,7 @@ MODERATE: dict[str, object] = {
     "augment.contrast": 0.1,
     "augment.random_erasing": 0.1,
 }
-TWINS = control(PLAIN, BOTH, {}, seeds=PLAIN_SEEDS)
+TWINS = (control(PLAIN, BOTH, {}, seeds=PLAIN_SEEDS), control(HEAD_ONLY, T, HEAD_ALONE, seeds=PLAIN_SEEDS))
 # Validation above training accuracy, noisy curves, single epochs that go wrong, a phase that begins anew.
 DECOYS = (
     control("dropout", BOTH, {"train.dropout": 0.5}),
@@ -52,7 +52,6 @@ WELL_CHOSEN = (
     control("accumulation", S, {"train.batch_size": 16, "train.gradient_accumulation_steps": 2, "train.epochs": 18}),
     control("accumulation", T, {"train.batch_size": 16, "train.gradient_accumulation_steps": 2}),
     control("recalibration", S, {"train.batchnorm_momentum": 0.999, "train.batchnorm_recalibration_images": 500}),
-    control("head-only", T, {"train.fine_tune_epochs": 0}),
     control("deeper", T, fine_tuning(3e-5, 0.5), seeds=(2,)),
     control("wider", S, {"train.alpha": 0.5}),
     Case(HEALTHY, "control", "weighted-classes", BOTH, {"augment.balancing": "class_weight"}, ("thin_training", 0.75), seeds=(1,)),
@@ -65,4 +64,4 @@ ODD = (
     control("other-split", BOTH, {"validate.seed": 1}, seeds=(2,)),
     control("weight-decay", S, {"train.weight_decay": 1e-4, "augment.fill_mode": "reflect"}),
 )
-CONTROLS = (TWINS, *DECOYS, *WELL_CHOSEN, *ODD)
+CONTROLS = (*TWINS, *DECOYS, *WELL_CHOSEN, *ODD)

@@ -51,6 +51,7 @@ _OF_CODE = (
     code_faults.data_end_early,
     code_faults.everything_frozen,
     code_faults.rate_restarts,
+    code_faults.rate_runs_out,
     code_faults.killed,
     code_faults.terminated,
     code_faults.interrupted,

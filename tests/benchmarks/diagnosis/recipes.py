@@ -1,4 +1,4 @@
-"""Healthy trainings, small enough for half a minute on two cores: two on each of two data sets. Every fault is a change of one of them."""
+"""Healthy trainings, small enough for half a minute on two cores, two of each of three data sets; each fault is a change of one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ WEIGHTS = "mobilenet_v2_1.0_160_no_top.weights.h5"
 # Below a recipe's folder.
 SOURCE, WEIGHTS_FOLDER = "source", "weights"
 
-FASHION, CIFAR = "fashion", "cifar"
+FASHION, CIFAR, OTHERS = "fashion", "cifar", "others"
+DATASETS = (FASHION, CIFAR, OTHERS)
 SCRATCH, TRANSFER = "scratch", "transfer"
 
 
@@ -80,6 +81,16 @@ CLOTHES = ("ankle-boot", "bag", "dress", "pullover", "sandal", "t-shirt")
 # What a small network can tell apart after 2,000 photos; of all ten classes it would not get half right.
 THREE_KINDS = ("automobile", "frog", "ship")
 FOUR_KINDS = ("airplane", "automobile", "dog", "frog")
+# Of other sizes than the photos before: some pixels and images a step more or less, two classes, and few photos of many sizes.
+THREE_OTHERS = ("bird", "horse", "truck")
+CATS_DOGS = SHARED_DATA / "cats_dogs_photos.zip"
+OTHERS_SCRATCH: dict[str, Any] = FROM_SCRATCH | {"prepare.image_size_px": 40, "train.batch_size": 48}
+OTHERS_TRANSFER: dict[str, Any] = FROM_PRETRAINED | {
+    "validate.test_fraction": 0.3,
+    "prepare.image_size_px": 96,
+    "train.batch_size": 16,
+    "train.learning_rate": 1e-3,
+}
 
 RECIPES = {
     (recipe.dataset, recipe.name): recipe
@@ -88,5 +99,7 @@ RECIPES = {
         Recipe(FASHION, TRANSFER, SAMPLE, CLOTHES, 250, FROM_PRETRAINED | gates(0.88)),
         Recipe(CIFAR, SCRATCH, PHOTOS, THREE_KINDS, 952, FROM_SCRATCH | gates(0.65)),
         Recipe(CIFAR, TRANSFER, PHOTOS, FOUR_KINDS, 375, FROM_PRETRAINED | {"train.learning_rate": 1e-3} | gates(0.8)),
+        Recipe(OTHERS, SCRATCH, PHOTOS, THREE_OTHERS, 1000, OTHERS_SCRATCH | gates(0.68)),
+        Recipe(OTHERS, TRANSFER, CATS_DOGS, ("cat", "dog"), 350, OTHERS_TRANSFER | gates(0.85)),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from stages.shared import files
 from tests.benchmarks.diagnosis import result
-from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
+from tests.benchmarks.diagnosis.recipes import DATASETS
 from tests.benchmarks.diagnosis.result import Result
 from tests.benchmarks.diagnosis.units import UNITS
 
@@ -33,7 +34,7 @@ def read(dataset: str) -> list[Result]:
 def unpack(folder: Path) -> None:
     """Give a folder of runs the results that it lacks."""
     (folder / result.RESULTS).mkdir(parents=True, exist_ok=True)
-    for found in (*read(FASHION), *read(CIFAR)):
+    for found in itertools.chain.from_iterable(read(dataset) for dataset in DATASETS if path_of(dataset).is_file()):
         path = result.path_of(found.unit, folder)
         if not path.is_file():
             files.write_json(path, found.model_dump(mode="json"))
@@ -67,7 +68,7 @@ def _rounded(value: Any) -> Any:
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: {__doc__}")
-    for dataset in (FASHION, CIFAR):
+    for dataset in DATASETS:
         found = gathered(Path(sys.argv[1]), dataset)
         write(found, path_of(dataset))
         sys.stderr.write(f"{path_of(dataset)}: {len(found)} results, {path_of(dataset).stat().st_size} bytes\n")

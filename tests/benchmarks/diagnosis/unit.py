@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
+from tests.benchmarks.diagnosis.recipes import DATASETS, TRANSFER
 
 Severity = Literal["mild", "strong", "control"]
 HEALTHY = "healthy"
-PLAIN, PLAIN_SEEDS = "plain", (0, 1, 2)
+PLAIN, HEAD_ONLY, PLAIN_SEEDS = "plain", "head-only", (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class Unit:
 
     @property
     def twins(self) -> tuple[str, ...]:
-        """The names of its healthy twins: the recipe as it is, with several seeds."""
-        plain = replace(self, fault=HEALTHY, severity="control", variant=PLAIN)
+        """The names of its healthy twins: the recipe as it is, with several seeds; for a fault without fine-tuning, twins without it."""
+        is_head_alone = self.fault != HEALTHY and self.changes.get("train.fine_tune_epochs") == 0 and self.recipe == TRANSFER
+        plain = replace(self, fault=HEALTHY, severity="control", variant=HEAD_ONLY if is_head_alone else PLAIN)
         return tuple(replace(plain, seed=seed).name for seed in PLAIN_SEEDS)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table, for both data sets."""
+    """A row of the table, for all data sets or some."""
 
     fault: str
     severity: Severity
@@ -59,7 +60,7 @@ class Case:
     changes: dict[str, Any] = field(default_factory=dict)
     injection: tuple[str, float] = ("", 0.0)
     seeds: tuple[int, ...] = (0,)
-    datasets: tuple[str, ...] = (FASHION, CIFAR)
+    datasets: tuple[str, ...] = DATASETS
 
     def units(self) -> Iterator[Unit]:
         """One for each data set, recipe and seed."""
