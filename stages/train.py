@@ -94,6 +94,11 @@ def train(training: Training, log: EvidenceLog, recording: JournalCallback, told
             if phase != phases[-1]:
                 prober.ask("phase end", num_epochs - 1, BRIEF)
     prober.ask("end", num_epochs - 1)
+    return _chosen(classifier, params, best, num_epochs, prober, log)
+
+
+def _chosen(classifier: Any, params: TrainParams, best: BestWeights, num_epochs: int, prober: Prober, log: EvidenceLog) -> Fit:
+    """The trained classifier with the weights to keep: the best epoch's or the last's."""
     if params.restore_best_weights and 0 <= best.epoch < num_epochs - 1:
         best.put_back(classifier)
         prober.ask("kept", best.epoch, BRIEF)

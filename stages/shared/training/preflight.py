@@ -57,12 +57,12 @@ def check_rates(params: TrainParams) -> None:
     Raises:
         UntrainableError: if one is 0.
     """
-    phases = {"learning_rate": params.epochs, "fine_tune_learning_rate": params.fine_tune_epochs}
-    for name, num_epochs in phases.items():
+    phases = (("learning_rate", params.epochs, "1e-3"), ("fine_tune_learning_rate", params.fine_tune_epochs, "1e-5"))
+    for name, num_epochs, usual in phases:
         if num_epochs and getattr(params, name) == 0:
             raise UntrainableError(
                 f"train.{name} is 0, so no weight would ever change. "
-                f"Usual are 1e-4 to 1e-2, and a tenth of that for fine-tuning; type: dvc exp run -S train.{name}=1e-4"
+                f"Usual are 1e-4 to 1e-2, and a hundredth of that for fine-tuning; type: dvc exp run -S train.{name}={usual}"
             )
 
 

@@ -23,6 +23,9 @@ from stages.shared.training.batches import PlainBatches, TrainBatches, one_hot
 PROBE_IMAGES = 256
 INPUT_IMAGES = 64  # whose pixels are compared at the backbone
 SEED = 0
+# Pixels (of 3 channels) that go through the classifier at a time where answers do not depend on it: 256 images of 64 px. Most of a call's
+# time is the same for few images as for many.
+PIXELS_A_CALL = 2**20
 SMALLEST_PROBABILITY = 1e-7  # Keras's own clipping (keras.config.epsilon)
 # The start, the moments in between and the end of the first phase cost a pass over both subsets; the end asks all.
 BRIEF = ("A", "V")
@@ -98,14 +101,14 @@ class Prober:
             scaled = self._layer(model.INPUT_LAYER)(part)
             return self._layer(model.POOL_LAYER)(self._layer(model.BACKBONE_LAYER)(scaled, training=training))
 
-        return self._in_batches(features, images)
+        return self._in_parts(features, images, self._batches.batch_size if training else self._num_a_call())
 
     def _classified(self, features: Answers, *, dropping: bool = False) -> Answers:
         """The answers to features by the layers after the pooling, without dropout or with a fixed draw of it."""
         names = [layer.name for layer in self._classifier.layers]
         for layer in self._classifier.layers[names.index(model.POOL_LAYER) + 1 :]:
             if not isinstance(layer, keras.layers.Dropout):
-                features = self._in_batches(layer, features)
+                features = self._in_parts(layer, features, len(features))
             elif dropping:
                 kept = np.random.default_rng(SEED).random(features.shape) >= layer.rate
                 features = (features * kept / (1 - layer.rate)).astype(np.float32)
@@ -114,14 +117,17 @@ class Prober:
     def _layer(self, name: str) -> Any:
         return self._classifier.get_layer(name)
 
-    def _in_batches(self, answer: Any, inputs: NDArray[Any]) -> Answers:
-        size = self._batches.batch_size
+    def _num_a_call(self) -> int:
+        return max(1, PIXELS_A_CALL // self._batches.images.size_px**2)
+
+    @staticmethod
+    def _in_parts(answer: Any, inputs: NDArray[Any], size: int) -> Answers:
         with keras.StatelessScope():  # what a layer would remember is thrown away with it
             parts = [keras.ops.convert_to_numpy(answer(inputs[start : start + size])) for start in range(0, len(inputs), size)]
         return np.concatenate(parts).astype(np.float32)
 
     def _at_backbone(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return self._in_batches(self._layer(model.INPUT_LAYER), images)
+        return self._in_parts(self._layer(model.INPUT_LAYER), images, self._num_a_call())
 
     def _objective(self, answers: Answers, truth: NDArray[np.int64], epoch: int) -> Objective:
         targets = one_hot(truth, answers.shape[1])
