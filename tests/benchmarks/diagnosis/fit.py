@@ -13,8 +13,9 @@ from types import ModuleType
 
 from stages.shared.rules import RULES, data, generalisation, mode, optimisation, pace
 from stages.shared.rules.outcome import Finding, name_of
+from tests.benchmarks.diagnosis.recipes import FASHION
 from tests.benchmarks.diagnosis.result import Result
-from tests.benchmarks.diagnosis.score import DEVELOPMENT, Runs, counted, load, params_of, score, with_configuration
+from tests.benchmarks.diagnosis.score import Runs, counted, load, params_of, score, with_configuration
 
 COST_OF_A_FALSE_ALARM = 3  # in faults named: who is alarmed in vain stops listening
 FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 3.0, 4.0)
@@ -57,7 +58,7 @@ def _first_fired(result: Result) -> str | None:
 
 
 def main() -> None:
-    runs = counted(load(sys.argv[1:])[DEVELOPMENT])
+    runs = counted(load(sys.argv[1:])[FASHION])
     for module, names in THRESHOLDS.items():
         for name in names.split():
             found = list(plateau(module, name, runs))

@@ -18,11 +18,16 @@ from stages.shared.rules import judge
 from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
 from tests.benchmarks.diagnosis.harm import harm, usual
-from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION
+from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION, OTHERS
 from tests.benchmarks.diagnosis.result import Result
 from tests.benchmarks.diagnosis.unit import HEALTHY
 
-DEVELOPMENT, OTHER = FASHION, CIFAR
+# What each data set has been used for.
+USES = {
+    FASHION: "development: thresholds and scores are fitted to it",
+    CIFAR: "six rules were mended on what its first scores showed",
+    OTHERS: "held out: used for nothing",
+}
 OPEN = ("unknown", "inconclusive")
 TOO_SMALL = "validation-too-small"  # no fault of the training: right is to leave the verdict open, or healthy
 
@@ -177,14 +182,13 @@ def _first(result: Result) -> str:
 
 def load(arguments: Sequence[str]) -> dict[str, list[Result]]:
     """All results by data set: of the tables in the repository, or of a folder of runs."""
-    names = (DEVELOPMENT, OTHER)
-    return {name: tables.gathered(Path(arguments[0]), name) if arguments else tables.read(name) for name in names}
+    return {name: tables.gathered(Path(arguments[0]), name) if arguments else tables.read(name) for name in USES}
 
 
 def main() -> None:
     for name, results in load(sys.argv[1:]).items():
         if results:
-            tell(name + (" (development)" if name == DEVELOPMENT else " (thresholds are not fitted to it)"), counted(results))
+            tell(f"{name} ({USES[name]})", counted(results))
 
 
 if __name__ == "__main__":
