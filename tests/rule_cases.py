@@ -271,6 +271,12 @@ def noisy(known: float, validated: float, loss: float = 0.9) -> TrainEvidence:
     return train(probes=probes(**of_training, V={"accuracy": validated, "loss": 0.5}, V_batch={"accuracy": validated}))
 
 
+def noisy_before(moment: str) -> TrainEvidence:
+    """In the end the wrong labels were known by heart; not at some moment before."""
+    before = (found.model_copy(update={"moment": moment}) for found in noisy(0.65, 0.85).probes)
+    return train(probes=(*before, *probes()))
+
+
 def rare(recall: float = 0.1, predicted: int = 2, images: int = 50) -> dict[str, Any]:
     return {"data": data(rare=images), "evaluate": evaluation(classes=classes(recall=recall, predicted=predicted))}
 
@@ -423,6 +429,7 @@ FIRES: dict[str, list[Evidence]] = {
     ],
     "label-noise": [
         healthy(train=noisy(0.65, 0.85)),
+        healthy(train=noisy_before("phase end")),
         healthy(data=data(num_offenders={"label-noise": 300})),
     ],
     "class-imbalance": [healthy(**rare())],
@@ -539,6 +546,7 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
     "label-noise": [
         healthy(train=noisy(0.84, 0.9)),
         healthy(train=noisy(0.65, 0.85, loss=0.5)),  # as sure of its training images
+        healthy(train=noisy_before("start")),
         healthy(data=data(num_offenders={"label-noise": 80})),
     ],
     "class-imbalance": [

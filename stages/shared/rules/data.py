@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stages.shared.evidence import Evidence
+from stages.shared.evidence import Evidence, Probe, TrainEvidence
 from stages.shared.params import Params
 from stages.shared.rules.outcome import Finding, Missing, action, changes, rounded
 from stages.shared.rules.signals import chance_deviation, probe
@@ -100,11 +100,13 @@ def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing 
     """Many training labels contradict the images: the data check doubts them, or validation is known better than training itself.
 
     A network learns the clean labels first (Arpit et al. 2017). While it has not memorised the wrong ones, it knows clean validation
-    images better than the training images, looked at without augmentation and dropout.
+    images better than the training images, looked at without augmentation and dropout: at the end, or when only the head had been trained,
+    or in the epoch that was kept.
     """
-    known, validated = probe(evidence.train, "A"), probe(evidence.train, "V")
-    if evidence.data is None or known is None or validated is None:
+    pairs = _known_and_validated(evidence.train)
+    if evidence.data is None or not pairs:
         return Missing("the data check and the probe at the end of training")
+    known, validated = max(pairs, key=lambda pair: pair[1].accuracy - pair[0].accuracy)
     is_alike = _distance(evidence.data.train_counts, evidence.data.split_counts.get("val", {})) < MAX_SPLIT_DISTANCE / 2
     looked_at = min(evidence.data.num_ok, params.validate_.max_label_noise_images) if params is not None else evidence.data.num_ok
     is_out = params is not None and params.validate_.policy.label_noise == "quarantine"
@@ -123,6 +125,12 @@ def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing 
         f"as they are, and {validated.accuracy:.0%} of those of validation.",
         fix=action(f"look through the {where}; relabel or remove the wrong ones"),
     )
+
+
+def _known_and_validated(train: TrainEvidence | None) -> list[tuple[Probe, Probe]]:
+    """Answers to training and to validation images, at each moment past the start that has both; the end's among them."""
+    found = [(probe(train, "A", moment), probe(train, "V", moment)) for moment in ("end", "phase end", "kept")]
+    return [(known, validated) for known, validated in found if known and validated] if all(found[0]) else []
 
 
 def class_imbalance(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
