@@ -113,10 +113,13 @@ def _ratios(train: TrainEvidence) -> Chart:
 
 
 def _rates(train: TrainEvidence) -> Chart:
-    values = _logarithms(epoch.learning_rate for epoch in train.epochs)
+    """Where the rate has fallen; the losses where it was 0 before the first epoch ended."""
+    rates = [epoch.learning_rate for epoch in train.epochs]
     phase, epoch = collapse(train) or (HEAD, 0)
     before = len(train.epochs) - len(epochs_of(train, FINE_TUNE)) if phase == FINE_TUNE else 0
-    return Chart("learning rate", (("learning rate", "blue", values),), marked=before + epoch, note="next to nothing", logarithmic=True)
+    if not any(rates):
+        return _losses(train, before + epoch, "no weight changes any more")
+    return Chart("learning rate", (("learning rate", "blue", _finite(rates)),), marked=before + epoch, note="next to nothing")
 
 
 CHARTS: dict[str, Callable[[TrainEvidence], Chart]] = {

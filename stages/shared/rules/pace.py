@@ -151,7 +151,7 @@ def learning_rate_collapsed(evidence: Evidence, params: Params | None) -> Findin
     )
     return Finding(
         fault="learning-rate-collapsed",
-        evidence={"epoch": collapsed, "num_epochs": len(rates), "highest_rate": max(rates), "last_rate": rates[-1]},
+        evidence={"epoch": collapsed + 1, "num_epochs": len(rates), "highest_rate": max(rates), "last_rate": rates[-1]},
         explanation=f"{fall}; what came after changed nothing.",
         fix=_later_fall(params),
     )
