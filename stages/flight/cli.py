@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stages.flight.runs import answers
+from stages.flight.runs import answers, diff, diff_text
 from stages.flight.runs.changes import shown
 from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     why = commands.add_parser("why", help="verdict, evidence and fix of a run; exit code 1 for any verdict but healthy")
     why.add_argument("run", nargs="?", default="latest", metavar="RUN", help=f"{RUN_HELP} (default latest); also on the MLflow server")
     why.set_defaults(command=show_why)
+    compared = commands.add_parser("diff", help="what differs between runs, and what came of it; exit code 1 if anything does")
+    compared.add_argument("runs", nargs="+", metavar="RUN", help=f"two or more; the first is what the others are seen against; {RUN_HELP}")
+    compared.set_defaults(command=show_diff)
     made = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
     made.set_defaults(command=show_which)
     shipped = commands.add_parser("sync", help="finish dead runs, ship what has not reached MLflow; exit code 1 if something is left")
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("run", metavar="RUN", help=RUN_HELP)
     shared.add_argument("--with-secrets", action="store_true", help="even if uncommitted code holds what looks like a password or key")
     shared.set_defaults(command=show_share)
-    for command in (runs, why, made, shipped, shared):
+    for command in (runs, why, compared, made, shipped, shared):
         command.add_argument("--json", action="store_true", help="one JSON value on standard output")
     return parser
 
@@ -100,7 +103,7 @@ def show_runs(options: argparse.Namespace) -> int:
 
 def show_why(options: argparse.Namespace) -> int:
     """`flight why`."""
-    answer = answers.printable(answers.why(_find_anywhere(options.run)))
+    answer = answers.printable(answers.why(_find_anywhere(options.run, _recorded())))
     if options.json:
         _print_json(answer)
     else:
@@ -108,10 +111,26 @@ def show_why(options: argparse.Namespace) -> int:
     return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
 
 
-def _find_anywhere(name: str) -> Run:
+def show_diff(options: argparse.Namespace) -> int:
+    """`flight diff`."""
+    if len(options.runs) < 2:
+        _tell("flight: diff compares two runs or more, and got one. Type: flight diff latest~1 latest")
+        return WRONG_USAGE
+    root = find_root(Path.cwd())
+    recorded = _recorded()
+    answer = diff.diff([_find_anywhere(name, recorded) for name in options.runs], recorded, root)
+    page = diff.write(answer, root)
+    if options.json:
+        _print_json(answer)
+    else:
+        diff_text.show(answer, page, _console())
+    return NOTHING_WRONG if answer["same"] else FINDING
+
+
+def _find_anywhere(name: str, recorded: Sequence[Run]) -> Run:
     """A run recorded here, else one of another machine that has reached the MLflow server."""
     try:
-        return find(_recorded(), name)
+        return find(recorded, name)
     except NotRecordedError as unknown:
         from stages.flight.runs import remote  # takes a moment to load, and most runs are found here
 

@@ -28,6 +28,13 @@ def outs(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     return {name: {out["path"]: out["md5"] for out in entry.get("outs", [])} for name, entry in stages.items()}
 
 
+def inputs(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """DVC's hashes of what stages depend on and none of them makes, such as the code, and of what ``ingest`` froze; by path."""
+    made = {out["path"] for entry in stages.values() for out in entry.get("outs", [])}
+    given = {dep["path"]: dep["md5"] for entry in stages.values() for dep in entry.get("deps", []) if dep["path"] not in made}
+    return given | outs(stages).get("ingest", {})
+
+
 def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None) -> list[str]:
     """The stages whose entry fits the parameters, the code in ``workspace`` (None: is not looked at), and the outs of the
     stages before them, in their order."""

@@ -262,6 +262,7 @@ def _as_told(found: _Found, folder: Path) -> Run:
         metrics={metric.key: metric.value for metric in found.data.metrics},
         params=_params(found),
         made={},
+        inputs={},
         commit=None,
         is_live=info.status == "RUNNING",
         folder=folder,

@@ -37,7 +37,8 @@ Records = list[dict[str, Any]]
 class Summary:
     """What the journal says of a run; times in seconds since 1970, metrics by their MLflow name (the last value of a curve).
 
-    ``params`` are by dotted name, ``made`` are DVC's hashes of the outs by stage and path, ``commit`` is git's of the code.
+    ``params`` are by dotted name, ``made`` are DVC's hashes of the outs by stage and path, ``inputs`` those of code and frozen images by
+    path, ``commit`` is git's of the code.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Summary:
     metrics: dict[str, float]
     params: dict[str, Any]
     made: dict[str, dict[str, str]]
+    inputs: dict[str, str]
     commit: str | None
     is_live: bool
 
@@ -116,6 +118,7 @@ def _summary(folder: Path) -> Summary:
 
 def _summarise(folder: Path, records: Records) -> Summary:
     opening, closing = records[0], end(records)
+    locked = lock.read_stages(folder / "dvc.lock")
     code: dict[str, Any] = next((record["code"] for record in records if record.get("part") == "workspace"), {})
     return Summary(
         id=opening["id"],
@@ -129,7 +132,8 @@ def _summarise(folder: Path, records: Records) -> Summary:
         failure=closing["failure"] if closing else failure(records),
         metrics=last_metrics(records),
         params=read_params(folder),
-        made=lock.outs(lock.read_stages(folder / "dvc.lock")),
+        made=lock.outs(locked),
+        inputs=lock.inputs(locked),
         commit=code.get("commit"),
         is_live=closing is None and recorder_process.is_live(opening, folder),
     )

@@ -1,0 +1,73 @@
+"""``flight diff``: recorded runs beside each other, as one plain value, and its page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.flight.record import journal, lock
+from stages.flight.runs.differences import differences, patch, recorded
+from stages.flight.runs.outcome import outcome
+from stages.flight.runs.run import Run
+from stages.flight.runs.suspects import suspects
+from stages.shared import files, page, paths
+
+PAGE = Path(__file__).parent / "pages/diff.html"
+FOLDER = "comparisons"
+MAX_PICTURES = 24
+# The kinds of differences in the order in which they are told, with their headings.
+GROUPS = {
+    "param": "parameters",
+    "data": "images",
+    "code": "code",
+    "package": "packages",
+    "hardware": "hardware",
+    "setting": "settings",
+}
+
+
+def diff(runs: Sequence[Run], everyone: Sequence[Run], root: Path) -> dict[str, Any]:
+    """What differs between two or more runs, what came out of each, and which difference may be why; the last is seen against the first."""
+    read = [recorded(run, root) for run in runs]
+    found = differences(read)
+    came_out = outcome(read, everyone)
+    is_equal = all(len(set(map(str, metric["values"]))) == 1 for metric in came_out["metrics"])
+    return {
+        "runs": [_described(run) for run in runs],
+        "same": not found and is_equal and len(set(came_out["statuses"])) == 1 and not came_out["flips"],
+        "differences": [asdict(one) for one in found],
+        "outcome": came_out,
+        "suspects": suspects(found, runs[0], runs[-1]),
+        "patch": patch(read[0], read[-1]) if any(one.kind == "code" for one in found) else "",
+    }
+
+
+def _described(run: Run) -> dict[str, Any]:
+    version = run.made.get("ingest", {}).get(str(paths.RAW))
+    described = {"id": run.id, "name": run.name, "status": run.status, "started": run.started, "host": run.host}
+    return described | {"data_version": version}
+
+
+def write(answer: dict[str, Any], root: Path) -> Path:
+    """The page of an answer; one for the same runs takes the place of an earlier one."""
+    name = "-".join(run["id"] for run in answer["runs"])
+    if len(name) > 100:  # what a file system takes
+        name = f"{len(answer['runs'])}-runs-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    path = root / journal.RECORDS_FOLDER / FOLDER / name / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures([flip["path"] for flip in answer["outcome"]["flips"][:MAX_PICTURES]], answer["runs"][-1]["data_version"], root)
+    files.write_text(path, page.render(PAGE, **answer, pictures=pictures, groups=GROUPS))
+    return path
+
+
+def _pictures(names: Sequence[str], data_version: str | None, root: Path) -> dict[str, str]:
+    """Small pictures of images by path, as data: URIs; none if the workspace has the images of another version."""
+    from stages.shared.thumbnails import thumbnails  # loads OpenCV, which most comparisons do without
+
+    raw = root / paths.RAW
+    present = lock.outs(lock.read_stages(root / "dvc.lock")).get("ingest", {}).get(str(paths.RAW))
+    inside = [name for name in names if (raw / name).resolve().is_relative_to(raw.resolve())]
+    return thumbnails(raw, inside) if inside and data_version is not None and data_version == present else {}
