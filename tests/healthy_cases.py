@@ -124,5 +124,38 @@ HEALTHY: dict[str, Evidence] = {
     "dropout-against-a-gap": healthy(
         train=train(probes=probes(A={"accuracy": 0.87}, A_dropout={"accuracy": 0.73}, V={"accuracy": 0.76}, V_batch={"accuracy": 0.76}))
     ),
+    "one-image-in-the-last-epoch": healthy(
+        train=head_only(
+            [0.4, 0.15, 0.09, 0.07, 0.06],
+            [1e-3] * 8,
+            planned={"num_classes": 2, "num_val": 120},
+            curves={"val_losses": [0.25, 0.12, 0.07, 0.05, 0.125], "val_accuracies": [0.925, 0.967, 0.975, 0.983, 0.975]},
+            probes=probes(**{name: {"accuracy": 0.98, "loss": 0.06} for name in QUESTIONS}),
+        ).model_copy(update={"orders": ()})
+    ),
+    "still-getting-better": healthy(train=head_only([0.9, 0.75, 0.66, 0.6, 0.56], [1e-3] * 8)),
+    "strong-augmentation-that-helps": healthy(
+        train=head_only(
+            [1.3, 0.95, 0.8, 0.7, 0.66],
+            [1e-3] * 8,
+            curves={"val_losses": [0.9, 0.6, 0.45, 0.41, 0.4], "accuracies": [0.55, 0.66, 0.72, 0.75, 0.77]},
+            probes=probes(A={"accuracy": 0.89}, A_augmented={"accuracy": 0.78}, V={"accuracy": 0.88}),
+        )
+    ),
+    "much-dropout-that-is-good-enough": healthy(
+        train=train(probes=probes(A={"accuracy": 0.9, "loss": 0.35}, A_dropout={"accuracy": 0.74, "loss": 0.8}, V={"accuracy": 0.88}))
+    ),
+    "hard-data-at-the-usual-rate": healthy(
+        train=head_only(
+            [0.69, 0.67, 0.65, 0.64, 0.635],
+            [4e-4] * 8,
+            planned={"num_classes": 2},
+            curves={"rates": [1e-3] * 5, "accuracies": [0.66] * 5, "val_accuracies": [0.66] * 5},
+            probes=probes(**{name: {"accuracy": 0.66, "loss": 0.63} for name in QUESTIONS}),
+        ).model_copy(update={"orders": ()})
+    ),
+    "two-classes-learned-and-unsure": healthy(
+        train=two_classes(objectives=objective(output_low=0.27, output_high=0.73, loss=0.45, recomputed_loss=0.45))
+    ),
     "one-epoch-of-much": healthy(train=head_only([0.9], [1e-3] * 4, curves={"num_steps": 37_500})),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from stages.shared.evidence import (
@@ -148,10 +149,10 @@ def head_only(losses: list[float], ratios: list[float], **changes: Any) -> Train
     return train(setup=planned, epochs=epochs(losses, **curves), steps=steps(ratios), first_steps=(first_step("head"),), **changes)
 
 
-def standing_still_from(epoch: int) -> TrainEvidence:
-    """Five epochs of a head, whose weights no step changes from some epoch on, at a rate that was 0 whenever an epoch ended."""
+def standing_still_from(epoch: int, rates: Sequence[float] = (0.0,) * 5) -> TrainEvidence:
+    """Five epochs of a head, whose weights no step changes from some epoch on; the rate is seen as an epoch ends."""
     still = [step.model_copy(update={"unchanged_share": float(step.epoch >= epoch)}) for step in steps([1e-3] * 10)]
-    found = head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3], curves={"rates": [0.0] * 5})
+    found = head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3], curves={"rates": list(rates)})
     return found.model_copy(update={"steps": tuple(still)})
 
 
@@ -300,6 +301,7 @@ MISSED = evaluation(missed_gates=("accuracy 0.750",))
 FLAT = [0.9, 0.7, 0.62, 0.61, 0.61]
 LIMITED = {"evaluate": evaluation(missed_gates=("accuracy 0.610",)), "train": head_only(FLAT, [1e-3] * 8)}
 # Steadily, in ordinary steps, and with half of it left when the schedule ends.
+FALLEN_IN_TIME = [1.5, 1.2, 1.1, 1.11, 1.12, 1.11, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1]  # the rate, after no gain for three epochs
 STEADILY = [2.3, 2.1, 1.9, 1.75, 1.6, 1.5]
 HALF_KNOWN = probes(**{name: {"accuracy": 0.6} for name in QUESTIONS})
 BY_SGD: dict[str, Any] = {"planned": {"optimizer": "sgd"}, "probes": HALF_KNOWN}
@@ -362,6 +364,11 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=non_finite("label"), evaluate=None),
     ],
     "nothing-trains": [
+        healthy(
+            train=standing_still_from(1, [3e-3] * 5).model_copy(
+                update={"epochs": epochs([2.2] * 5, accuracies=[0.15] * 5, val_accuracies=[0.15] * 5)}
+            )
+        ),
         healthy(train=train(epochs=epochs(STUCK), steps=steps([0.0] * 8, unchanged_share=1.0), setup=setup(num_fine_tune_epochs=0))),
         healthy(
             train=train(epochs=(), steps=()),
@@ -418,10 +425,12 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=head_only(**SLOWLY, planned={"optimizer": "sgd"}, curves={**GUESSING, "rates": [1e-6] * 5})),
     ],
     "over-regularised": [
-        healthy(train=train(probes=probes(**{name: {"accuracy": 0.4 if name == "A_dropout" else 0.7} for name in QUESTIONS}))),
+        healthy(
+            train=train(probes=probes(**{name: {"accuracy": 0.4 if name == "A_dropout" else 0.7} for name in QUESTIONS})), evaluate=MISSED
+        ),
         healthy(train=train(probes=probes(A={"accuracy": 0.8, "loss": 0.6}, A_dropout={"accuracy": 0.75, "loss": 0.9})), evaluate=MISSED),
-        healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.2), *TUNED_STEPS))),
-        healthy(train=train(objectives=objective(penalty=2.0))),
+        healthy(train=train(steps=(*steps([1e-3] * 8, norm_share=0.2), *TUNED_STEPS)), evaluate=MISSED),
+        healthy(train=train(objectives=objective(penalty=2.0)), evaluate=MISSED),
     ],
     "excessive-augmentation": [
         healthy(**over_augmented()),
@@ -445,9 +454,13 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=head_only([0.9, 0.7, 0.5, 0.45, 1.0], [1e-3] * 8)),  # sure of its mistakes, and right as often
     ],
     "under-trained": [
-        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6)),
+        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6), evaluate=MISSED),
         healthy(train=head_only([1.9], [1e-3] * 4), evaluate=MISSED),
-        healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35])),
+        healthy(train=head_only([1.9], [1e-3] * 4, curves={"rates": [0.0], "num_steps": 900}), evaluate=MISSED),
+        # The schedule had come to its end, and the loss fell all the same.
+        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6, curves={"rates": [3e-3, 1e-3, 1e-5]}), evaluate=MISSED),
+        healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35]), evaluate=MISSED),
+        healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35]), evaluate=None),
         # Validation is noisy, and training loss falls fast.
         healthy(train=head_only([2.1, 1.6, 1.3], [1e-3] * 6, curves={"val_losses": [2.0, 1.5, 1.55]}), evaluate=MISSED),
     ],
@@ -520,6 +533,8 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 2e-3, 1e-3, 1e-4, 0.0]})),  # cosine
         healthy(train=head_only([1.5, 1.2, 1.1, 1.1, 1.1], [1e-3] * 8, curves={"rates": [3e-3, 3e-4, 3e-5, 3e-5, 3e-5]})),
         healthy(train=standing_still_from(4)),  # at the end alone
+        healthy(train=standing_still_from(1, [3e-3] * 5)),  # not for want of a rate
+        healthy(train=head_only(FALLEN_IN_TIME, [1e-3] * 8, curves={"rates": [1e-3] * 6 + [1e-7] * 6})),
     ],
     "unsuitable-optimizer": [
         healthy(train=head_only(**SLOWLY, curves=GUESSING)),  # Adam: its rate is to blame
@@ -578,13 +593,14 @@ NEAR_MISSES: dict[str, list[Evidence]] = {
         healthy(train=head_only([0.9, 0.7, 0.5, 0.45, 0.8], [1e-3] * 8)),
     ],
     "under-trained": [
-        healthy(train=head_only([0.9, 0.7, 0.6, 0.59, 0.58], [1e-3] * 8)),
-        healthy(train=head_only([0.9, 0.7, 0.6, 0.5, 0.51], [1e-3] * 8)),  # not the best
+        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6)),  # and good enough
+        healthy(train=head_only([0.9, 0.7, 0.6, 0.59, 0.58], [1e-3] * 8), evaluate=MISSED),
+        healthy(train=head_only([0.9, 0.7, 0.6, 0.5, 0.51], [1e-3] * 8), evaluate=None),  # not the best
         healthy(train=head_only([2.1, 1.6, 1.3], [1e-3] * 6, curves={"val_losses": [2.0, 1.5, 1.55]})),  # and good enough
         healthy(train=head_only([1.9], [1e-3] * 4)),  # a single epoch, which was enough
-        healthy(train=head_only([1.9], [1e-3] * 4, curves={"rates": [0.0], "num_steps": 900}), evaluate=MISSED),  # whose rate has run down
-        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6, curves={"rates": [3e-3, 1e-3, 1e-5]})),  # the schedule's end
-        healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35, 1.34])),  # patience of two
+        healthy(train=head_only([1.9], [1e-3] * 4, curves={"rates": [0.0], "num_steps": 900}), evaluate=None),  # whose rate has run down
+        healthy(train=head_only(FALLS_IN_THE_END, [1e-3] * 6, curves={"rates": [3e-3, 1e-3, 1e-5]}), evaluate=None),  # the schedule's end
+        healthy(train=stopped_after([2.0, 1.6, 1.3, 1.35, 1.34]), evaluate=None),  # patience of two
     ],
     "capacity-limited": [
         healthy(train=LIMITED["train"]),  # nothing better was asked for

@@ -93,7 +93,7 @@ def _ask(rule: Rule, evidence: Evidence, params: Params | None) -> Finding | Mis
     """The rule's answer; evidence that makes no sense (of another version, or damaged) costs one rule, and not the verdict."""
     try:
         return rule(evidence, params)
-    except (ArithmeticError, LookupError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         return Missing(f"figures that make sense ({type(error).__name__}: {error})")
 
 

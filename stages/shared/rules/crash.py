@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from stages.shared.evidence import FINE_TUNE, HEAD, Evidence, Memory
+from stages.shared.evidence import FINE_TUNE, HEAD, Evidence, TrainEvidence
 from stages.shared.params import Params
-from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes
+from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, sentence
 
 # How Pillow, simplejpeg, OpenCV and TensorFlow say that a file is no picture, or not a whole one.
 UNDECODABLE = re.compile(
@@ -52,7 +52,7 @@ def undecodable_image(evidence: Evidence, params: Params | None) -> Finding | Mi
         fault="undecodable-image",
         severity="critical",
         evidence={"stage": failure.stage, "cause": failure.cause},
-        explanation=f"{failure.stage} could not decode an image: {failure.cause.splitlines()[0]}",
+        explanation=f"{failure.stage} could not decode an image: {sentence(failure.cause.splitlines()[0])}",
         fix=action("repair or remove that file in the source, then type: dvc repro --force ingest"),
     )
 
@@ -66,23 +66,25 @@ def out_of_memory(evidence: Evidence, params: Params | None) -> Finding | Missin
     failure = evidence.failure
     if failure is None or failure.kind != "out-of-memory":
         return None
-    memory = evidence.train.memory if evidence.train else None
     return Finding(
         fault="out-of-memory",
         severity="critical",
         evidence={"stage": failure.stage, "cause": failure.cause},
-        explanation=f"{failure.stage} ran out of memory: {failure.cause}",
-        fix=_smaller_batch(params, memory, failure.stage) or action("use smaller images, or a machine with more memory"),
+        explanation=f"{failure.stage} ran out of memory: {sentence(failure.cause)}",
+        fix=_smaller_batch(params, evidence.train, failure.stage) or action("use smaller images, or a machine with more memory"),
     )
 
 
-def _smaller_batch(params: Params | None, memory: Memory | None, stage: str) -> Fix:
+def _smaller_batch(params: Params | None, train: TrainEvidence | None, stage: str) -> Fix:
+    """Half of the batch, or what was estimated to fit; ``evaluate`` takes batches of the same size, and no steps to average."""
+    memory = train.memory if train else None
     none_fits = memory is not None and memory.largest_batch < 1
-    if params is None or stage != "train" or params.train.batch_size == 1 or none_fits:
+    if params is None or stage not in ("train", "evaluate") or params.train.batch_size == 1 or none_fits:
         return ()
-    half = params.train.batch_size // 2
+    present = min(params.train.batch_size, train.setup.num_train) if train else params.train.batch_size
+    half = max(1, present // 2)
     fitting = min(half, 2 ** int(math.log2(memory.largest_batch))) if memory is not None else half
-    averaged = params.train.gradient_accumulation_steps * round(params.train.batch_size / fitting)
+    averaged = params.train.gradient_accumulation_steps * round(present / fitting)
     return changes(params, {"train.batch_size": fitting, "train.gradient_accumulation_steps": averaged})
 
 
@@ -94,7 +96,7 @@ def interrupted(evidence: Evidence, params: Params | None) -> Finding | Missing 
     return Finding(
         fault="interrupted",
         evidence={"stage": failure.stage, "kind": failure.kind, "cause": failure.cause},
-        explanation=f"{failure.stage} was ended from outside: {failure.cause}",
+        explanation=f"{failure.stage} was ended from outside: {sentence(failure.cause)}",
         fix=action("go on with it: dvc repro"),
     )
 
@@ -115,7 +117,13 @@ def data_exhausted(evidence: Evidence, params: Params | None) -> Finding | Missi
         unvalidated = sum(not epoch.has_validation for epoch in epochs)
         has_ended = evidence.failure is None and train.non_finite is None
         is_short = has_ended and phase not in stopped and len(epochs) < num_planned
-        if fewest < train.setup.steps_per_epoch or is_short or (epochs and unvalidated == len(epochs)):
+        short_of = {
+            f"{len(epochs)} of {num_planned} epochs": is_short,
+            f"epochs of as few as {fewest} of {train.setup.steps_per_epoch} steps": fewest < train.setup.steps_per_epoch,
+            f"{unvalidated} epochs without validation": bool(epochs) and unvalidated == len(epochs),
+        }
+        told = [what for what, holds in short_of.items() if holds]
+        if told:
             return Finding(
                 fault="data-exhausted",
                 severity="critical",
@@ -127,8 +135,7 @@ def data_exhausted(evidence: Evidence, params: Params | None) -> Finding | Missi
                     "planned_epochs": num_planned,
                     "epochs_without_validation": unvalidated,
                 },
-                explanation=f"the phase '{phase}' had {len(epochs)} of {num_planned} epochs, of as few as {fewest} of "
-                f"{train.setup.steps_per_epoch} steps, {unvalidated} of them without validation: the data ran out.",
+                explanation=f"the phase '{phase}' had {' and '.join(told)}: the data ran out.",
                 fix=action("derive the number of steps from the data, or let the data set repeat (stages/shared/training/batches.py)"),
             )
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stages.shared.evidence import Evidence, Probe, TrainEvidence
 from stages.shared.params import Params
@@ -14,10 +14,13 @@ MAX_SPLIT_DISTANCE = 0.3
 LEVELLED = 1.5  # the largest class over the smallest, at most
 SMALLEST_MIXTURE = 0.6  # of the classes that a batch has in random order
 MIN_DOUBTED_SHARE = 0.03
-MIN_REVERSED_GAP = 0.0
+# Standard deviations by which validation is known better: three moments are looked at, so that each may err in one of a hundred.
+BEYOND_CHANCE, BEYOND_CHANCE_WITH_DOUBTS = 2.4, 1.64
 MIN_CLASS_RATIO = 3
 MIN_RECALL_GAP = 0.15
 LOW_RECALL = 0.6
+MOMENTS = {"end": "at the end of training", "phase end": "when the head had been trained", "kept": "in the epoch that was kept"}
+MAX_NAMED = 5  # classes in a sentence
 
 
 def leakage(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
@@ -63,11 +66,18 @@ def bad_split(evidence: Evidence, params: Params | None) -> Finding | Missing | 
     return Finding(
         fault="bad-split",
         severity="critical",
-        evidence={"distance": rounded(distance), "classes_missing_in_validation": ", ".join(missing)},
+        evidence={"distance": rounded(distance), "num_classes_missing_in_validation": len(missing)},
         explanation=f"the classes' shares in validation lie {distance:.2f} from those in training (0 to 1)"
-        + (f", and {', '.join(map(repr, missing))} are missing there." if missing else "."),
+        + (f", and {_few(missing)} missing there." if missing else "."),
         fix=action("stratify: leave the splitting to validate (a source without train/val/test folders)"),
     )
+
+
+def _few(labels: Sequence[str]) -> str:
+    """The first five, and how many others."""
+    named = ", ".join(map(repr, labels[:MAX_NAMED]))
+    others = len(labels) - MAX_NAMED
+    return named + (f" and {others} others are" if others > 0 else " are" if len(labels) > 1 else " is")
 
 
 def _distance(some: Mapping[str, int], others: Mapping[str, int]) -> float:
@@ -112,24 +122,32 @@ def label_noise(evidence: Evidence, params: Params | None) -> Finding | Missing 
     is_out = params is not None and params.validate_.policy.label_noise == "quarantine"
     doubted = 0.0 if is_out else evidence.data.num_offenders.get("label-noise", 0) / max(1, looked_at)
     gap = validated.accuracy - known.accuracy if is_alike and validated.loss < known.loss else 0.0
-    margin = MIN_REVERSED_GAP + 1.96 * (0.2 / known.num_images + 0.2 / validated.num_images) ** 0.5
-    if doubted < MIN_DOUBTED_SHARE and gap < margin:
-        return None
+    both = (known.accuracy + validated.accuracy) / 2
+    deviation = (both * (1 - both) * (1 / known.num_images + 1 / validated.num_images)) ** 0.5
     by_check = doubted >= MIN_DOUBTED_SHARE
-    where = "doubted labels in reports/validate/index.html" if by_check else "labels of training images, the check of the data finds none"
+    # A doubt of the check that alone would be too little, and a gap likewise, are enough together.
+    by_both = doubted >= MIN_DOUBTED_SHARE / 2 and gap >= BEYOND_CHANCE_WITH_DOUBTS * deviation
+    if not (by_check or by_both or gap >= max(BEYOND_CHANCE * deviation, 1e-9)):
+        return None
+    when = MOMENTS[known.moment]
     return Finding(
         fault="label-noise",
         severity="warning",
         evidence={"doubted_share": rounded(doubted), "accuracy_on_training": known.accuracy, "accuracy_on_validation": validated.accuracy},
-        explanation=f"the data check doubts {doubted:.0%} of the labels; the network knows {known.accuracy:.0%} of the training images "
-        f"as they are, and {validated.accuracy:.0%} of those of validation.",
-        fix=action(f"look through the {where}; relabel or remove the wrong ones"),
+        explanation=(f"the data check doubts {doubted:.1%} of {looked_at} labels; " if looked_at and not is_out else "")
+        + f"{when} the network knew "
+        f"{known.accuracy:.0%} of the training images as they are, and {validated.accuracy:.0%} of those of validation.",
+        fix=action(
+            "look through the doubted labels in reports/validate/index.html; relabel or remove the wrong ones"
+            if by_check
+            else "look through the labels of the training images, those of confused classes first; relabel or remove the wrong ones"
+        ),
     )
 
 
 def _known_and_validated(train: TrainEvidence | None) -> list[tuple[Probe, Probe]]:
     """Answers to training and to validation images, at each moment past the start that has both; the end's among them."""
-    found = [(probe(train, "A", moment), probe(train, "V", moment)) for moment in ("end", "phase end", "kept")]
+    found = [(probe(train, "A", moment), probe(train, "V", moment)) for moment in MOMENTS]
     return [(known, validated) for known, validated in found if known and validated] if all(found[0]) else []
 
 

@@ -11,12 +11,14 @@ from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, 
 from stages.shared.rules.signals import (
     ENOUGH_IMAGES,
     KNOWN_LOSS,
+    LARGEST_LOSS,
     MAX_SWING,
     MUCH_MIXED,
     best_epoch,
     chance_deviation,
     epochs_of,
     finite,
+    is_enough,
     phase_reached,
     probe,
     swing,
@@ -122,6 +124,7 @@ def overfitting(evidence: Evidence, params: Params | None) -> Finding | Missing 
         fix=changes(
             params,
             {
+                **_stronger(params),
                 "train.dropout": _more_dropout(params),
                 "train.early_stopping_patience": _patience(params),
                 "train.restore_best_weights": True,
@@ -206,7 +209,8 @@ def excessive_augmentation(evidence: Evidence, params: Params | None) -> Finding
     costly = cost >= MIN_COST and last.accuracy < last.val_accuracy and generalises
     unlearned = skill(train, known.accuracy) < LITTLE_SKILL  # then there is nothing that augmentation could cost
     strong = bool(evidence.augment.too_strong) and (cost >= MIN_COST / 2 or evidence.augment.mean_share_mixed > MUCH_MIXED or unlearned)
-    if not (costly or strong) or skill(train, validated.accuracy) >= GOOD:
+    is_fine = is_enough(evidence) and not evidence.augment.too_strong
+    if not (costly or strong) or is_fine or skill(train, validated.accuracy) >= GOOD:
         return None
     return Finding(
         fault="excessive-augmentation",
@@ -224,11 +228,14 @@ def excessive_augmentation(evidence: Evidence, params: Params | None) -> Finding
 
 
 def _milder(params: Params | None, augment: AugmentEvidence) -> Fix:
-    """Half of each strength that is more than moderate, or of all if none is; and no more than moderate."""
+    """Half of each strength that is more than moderate, and no more than moderate; else no mirroring; else half of what is not tiny."""
     if params is None:
         return changes(None, dict(augment.too_strong)) or action("halve each strength of the augmentation")
     present = {name: getattr(params.augment, name) for name in MODERATE}
-    chosen = [name for name, value in present.items() if value > MODERATE[name]] or list(present)
+    chosen = [name for name, value in present.items() if value > MODERATE[name]]
+    if not chosen and params.augment.horizontal_flip:
+        return changes(params, {"augment.horizontal_flip": False})
+    chosen = chosen or [name for name, value in present.items() if value > MODERATE[name] / 8]
     halves = {f"augment.{name}": rounded(min(present[name] / 2, MODERATE[name])) for name in chosen if present[name]}
     found = changes(params, halves)
     return found or action("change the images less (stages/shared/augmentation.py)")
@@ -249,11 +256,12 @@ def over_regularised(evidence: Evidence, params: Params | None) -> Finding | Mis
     objective = train.objectives[-1] if train.objectives else None
     penalty = objective.penalty / max(objective.loss + objective.penalty, 1e-9) if objective else 0.0
     costs_loss = loss_gap >= MIN_DROPOUT_LOSS_GAP and len(train.epochs) >= 3 and wants_more(evidence)
-    # Where nothing is known there is nothing that dropout could cost.
-    dropout_costs = (gap >= MIN_DROPOUT_GAP or costs_loss) and skill(train, known.accuracy) >= LITTLE_SKILL
+    # Where nothing is known there is nothing that dropout could cost, and where a test has been passed it may.
+    may_cost = is_enough(evidence) or skill(train, known.accuracy) < LITTLE_SKILL
+    dropout_costs = (gap >= MIN_DROPOUT_GAP or costs_loss) and not may_cost
     reasons = {
         f"without dropout they are known to {known.accuracy:.2f}, and to {dropped.accuracy:.2f} with it": dropout_costs,
-        f"weight decay shrank the weights to {shrunk:.2f} of their size": shrunk <= SHRUNK,
+        f"the weights shrank to {shrunk:.2f} of their size, as weight decay makes them": shrunk <= SHRUNK,
         f"the penalty on the weights is {penalty:.0%} of what is minimised": penalty >= MUCH_PENALTY,
     }
     reason = next((told for told, holds in reasons.items() if holds), None)
@@ -298,7 +306,8 @@ def final_not_best(evidence: Evidence, params: Params | None) -> Finding | Missi
     is_sudden = finite(losses[-1], math.inf) >= SUDDEN * min(losses[-1 - LAST_EPOCHS : -1])
     is_fallen = fall >= MIN_FALL_FROM_BEST + chance_deviation(train.setup.num_val) and rise >= MIN_LOSS_ABOVE_BEST
     # As often right as before, and wrong with more confidence.
-    counts = best > 0 and train.setup.num_val >= ENOUGH_IMAGES and losses[-1] > KNOWN_LOSS * untrained_loss(train)
+    by_one_image = LARGEST_LOSS / max(1, train.setup.num_val)
+    counts = best > 0 and train.setup.num_val >= ENOUGH_IMAGES and losses[-1] - losses[best] > 2 * by_one_image
     is_overconfident = is_sudden and not has_cause and counts
     if is_by_heart or not (is_overconfident or (is_fallen and (is_sudden or not has_cause))):
         return None
@@ -311,7 +320,7 @@ def final_not_best(evidence: Evidence, params: Params | None) -> Finding | Missi
             "loss_above_best": rounded(rise),
         },
         explanation=f"validation accuracy was up to {max(accuracies):.2f} and is {accuracies[-1]:.2f} with the last weights, those kept; "
-        f"validation loss is {rise:.2g} times the lowest.",
+        f"validation loss {f'is {rise:.2g} times the lowest' if math.isfinite(rise) else 'is not finite'}.",
         fix=changes(params, {"train.restore_best_weights": True})
         or action("keep the best epoch's weights (BestWeights in stages/train.py)"),
     )
@@ -352,6 +361,8 @@ def _larger(train: TrainEvidence, params: Params | None) -> Fix:
         return action(LARGER)
     values: dict[str, Any] = {"prepare.image_size_px": max(params.prepare.image_size_px, min(2 * params.prepare.image_size_px, 224))}
     if train.setup.pretrained:
+        if not params.train.fine_tune_learning_rate:
+            values["train.fine_tune_learning_rate"] = 1e-5
         values["train.fine_tune_epochs"] = max(5, params.train.fine_tune_epochs, params.train.warmup_epochs + 1)
         values["train.fine_tune_fraction"] = max(0.5, params.train.fine_tune_fraction)
     else:

@@ -7,10 +7,11 @@ import statistics
 
 from stages.shared.evidence import FINE_TUNE, HEAD, PHASES, Epoch, Evidence, Step, TrainEvidence, skill, untrained_loss
 from stages.shared.params import Params
-from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded
+from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, rounded, sentence
 from stages.shared.rules.signals import (
     ENOUGH_IMAGES,
     KNOWN_LOSS,
+    LARGEST_LOSS,
     MAX_SWING,
     UNLEARNED_LOSS,
     USUAL_RATIO,
@@ -23,6 +24,7 @@ from stages.shared.rules.signals import (
     rate_of,
     size,
     steps_of,
+    still_from,
     swing,
     typical_ratio,
 )
@@ -91,13 +93,16 @@ def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missi
     told = failure.cause if failure is not None and "UntrainableError" in failure.cause and "no weight" in failure.cause else ""
     still = next((phase for phase in PHASES if _is_still(train, phase)), None)
     frozen = any(first.num_trainable == 0 for first in train.first_steps)
-    if not (told or still or frozen):
+    stopped = next((phase for phase in PHASES if _has_stopped(train, phase)), None)
+    if not (told or still or frozen or stopped):
         return None
+    where = f"'{still or stopped or phase_reached(train)}'" + (f" from epoch {still_from(train, stopped) + 1} on" if stopped else "")
+    num_trainable = {"num_trainable": min(first.num_trainable for first in train.first_steps)} if train.first_steps else {}
     return Finding(
         fault="nothing-trains",
         severity="critical",
-        evidence={"sampled_steps": len(train.steps), "trainable": min((first.num_trainable for first in train.first_steps), default=-1)},
-        explanation=told or f"no weight has changed in any sampled step of the phase '{still or phase_reached(train)}'.",
+        evidence={"sampled_steps": len(train.steps), **num_trainable},
+        explanation=sentence(told) or f"no weight changed in any sampled step of the phase {where}.",
         fix=_move_something(told, params),
     )
 
@@ -109,7 +114,15 @@ def _is_still(train: TrainEvidence, phase: str) -> bool:
     return len(steps) >= 4 and all(step.unchanged_share == 1 for step in steps) and not fell
 
 
+def _has_stopped(train: TrainEvidence, phase: str) -> bool:
+    """Whether weights changed in the beginning and for two epochs at least no more, at a rate above 0 and with all still to learn."""
+    rates = [epoch.learning_rate for epoch in epochs_of(train, phase)[still_from(train, phase) :]]
+    return len(rates) > 1 and min(rates) > LOWEST_RATE and _skill_at_end(train, epochs_of(train, phase)) < LITTLE_LEARNED
+
+
 def _move_something(told: str, params: Params | None) -> Fix:
+    if params is not None and "train.precision=float32" in told:
+        return changes(params, {"train.precision": "float32"})
     if params is not None and "gradient_accumulation_steps" in told:
         return changes(params, {"train.gradient_accumulation_steps": 1})
     if params is not None:
@@ -219,7 +232,8 @@ def _too_fast(train: TrainEvidence, phase: str) -> str:
         was_long = len(epochs) > 1 and sum(epoch.num_steps for epoch in epochs) >= WARM_UP_STEPS
         if was_long and losses[-1] > UNLEARNED_LOSS * chance and _skill_at_end(train, epochs) < LITTLE_LEARNED:
             return f"the loss stays at {losses[-1]:.3g} (untrained: {chance:.3g})"
-    if is_violent and epochs and not epochs[-1].val_loss <= UNSETTLED * _explained_loss(train, epochs[-1].val_accuracy):
+    by_one_image = LARGEST_LOSS / max(1, train.setup.num_val)
+    if is_violent and epochs and not epochs[-1].val_loss - by_one_image <= UNSETTLED * _explained_loss(train, epochs[-1].val_accuracy):
         return f"validation loss is {epochs[-1].val_loss:.3g}, far more than an accuracy of {epochs[-1].val_accuracy:.2f} explains"
     swings = swing([epoch.val_loss for epoch in epochs], KNOWN_LOSS * chance)
     if ratio >= high / 2 and swings > MAX_SWING and train.setup.num_val >= ENOUGH_IMAGES:

@@ -25,7 +25,7 @@ class Finding(BaseModel):
     fault: str
     score: float = 1.0
     severity: Literal["critical", "warning"] = "warning"
-    evidence: dict[str, Number | str]
+    evidence: dict[str, int | Number | str]
     explanation: str
     fix: Fix
 
@@ -59,6 +59,11 @@ def changes(params: Params | None, values: Mapping[str, Any]) -> Fix:
 def action(text: str) -> Fix:
     """A fix that no parameter can make."""
     return ({"action": text},)
+
+
+def sentence(words: str) -> str:
+    """Someone else's words with a full stop, so that what follows begins anew; none of none."""
+    return words.rstrip() + ("" if words.rstrip().endswith((".", "!", "?", ":")) or not words.strip() else ".")
 
 
 def _value(params: Params | None, name: str) -> Any:

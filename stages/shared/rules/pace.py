@@ -16,9 +16,11 @@ from stages.shared.rules.signals import (
     change_of,
     epochs_of,
     finite,
+    is_enough,
     probe,
     rate_of,
     steps_of,
+    still_from,
     typical_ratio,
     wants_more,
 )
@@ -33,6 +35,7 @@ SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
 STEADY, LAGGING_LOSS, HALF_LEARNED = 0.7, 0.35, 0.75
 COLLAPSED_RATE = 2e-3  # of the highest one
 FELL_BEFORE = 0.05  # of the loss, in the three epochs before
+PLATEAU = 3  # epochs without a better validation loss, after which a rate may well fall
 WELL_KNOWN = 0.95  # skill on training images with which a rate may well fall
 RUN_DOWN = 0.3  # of the highest rate: a schedule has come to its end
 MIN_GAIN_AN_EPOCH = 0.05
@@ -90,6 +93,8 @@ def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | 
     fall = max(first, epochs[0].loss) - epochs[-1].loss
     falls = epochs[-1].loss < epochs[0].loss or ratio < STILL_RATIO
     known = skill(train, max(train.epochs[-1].accuracy, finite(train.epochs[-1].val_accuracy, 0.0)))
+    if max(epoch.learning_rate for epoch in epochs) >= USUAL_RATES.get(train.setup.optimizer, 1e-3):
+        return None  # then it is the data that are hard
     if not 0 < ratio < LOW_RATIO or not falls or fall > LITTLE_FALL * chance or known > HALF_LEARNED:
         return None
     return train, ratio, fall
@@ -164,19 +169,15 @@ def _collapsed_at(train: TrainEvidence, phase: str) -> int | None:
     known = probe(train, "A")
     if not rates or (known is not None and skill(train, known.accuracy) >= WELL_KNOWN):
         return None
-    fallen = (i for i, rate in enumerate(rates) if max(rates) and rate <= COLLAPSED_RATE * max(rates))
-    collapsed = min(next(fallen, len(rates)), _still_from(train, phase))
+    fallen = (i for i, rate in enumerate(rates) if rate <= COLLAPSED_RATE * max(rates))
+    collapsed = next(fallen, len(rates)) if max(rates) > 0 else still_from(train, phase)
+    if best_epoch([epoch.val_loss for epoch in epochs[:collapsed]] or [0.0]) < collapsed - PLATEAU:
+        return None  # it fell for good reason
     if not 0 < collapsed <= 0.6 * len(rates) or collapsed == len(rates) - 1:
         return None
     before, last = epochs[max(0, collapsed - 4)].loss, epochs[collapsed - 1].loss
     fell = last < (1 - FELL_BEFORE) * before or collapsed == 1
     return collapsed if fell and epochs[collapsed].loss > KNOWN_LOSS * untrained_loss(train) else None
-
-
-def _still_from(train: TrainEvidence, phase: str) -> int:
-    """The epoch of a phase from which no sampled step changed a weight any more; one past the last if none ever did."""
-    moved = [step.epoch for step in steps_of(train, phase) if step.unchanged_share < 1]
-    return max(moved) + 1 if moved else len(epochs_of(train, phase))
 
 
 def collapse(train: TrainEvidence) -> tuple[str, int] | None:
@@ -195,8 +196,7 @@ def _later_fall(params: Params | None) -> Fix:
 def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missing | None:
     """Training ended while the loss was still falling: it needed more epochs, or more patience with one that was no better.
 
-    Validation loss tells; where it is noisy and a gate is missed, training loss. A rate that a schedule has run down says that the end was
-    meant, if there were steps enough.
+    Validation loss tells; where it is noisy, training loss. It counts where a gate is missed, or where nothing has been tested.
     """
     train = evidence.train
     if train is None or not train.epochs or evidence.failure is not None or train.non_finite is not None:
@@ -205,18 +205,20 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     epochs = epochs_of(train, phase)
     losses = [epoch.val_loss for epoch in epochs]
     was_meant = epochs[-1].learning_rate <= RUN_DOWN * max(epoch.learning_rate for epoch in epochs)
-    is_enough = len(train.epochs) == 1 and evidence.evaluate is not None and not wants_more(evidence)
     num_steps = sum(epoch.num_steps for epoch in train.epochs)
-    if is_enough or (was_meant and num_steps >= 2 * WARM_UP_STEPS) or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
+    # What is wanted are the gates; where nothing has been tested yet, a rate run down says that it was enough, if there were steps enough.
+    was_enough = is_enough(evidence) or (evidence.evaluate is None and was_meant and num_steps >= 2 * WARM_UP_STEPS)
+    if was_enough or not losses[-1] >= KNOWN_LOSS * untrained_loss(train):
         return None
     waited = len(losses) - 1 - best_epoch(losses)
     stopped = any(stop.phase == phase for stop in train.stops)
     impatient = stopped and waited == 1
     gain = _gain_an_epoch(train, epochs[: len(epochs) - waited], "val_loss") if waited == 0 or impatient else 0.0
     followed = "validation"
-    if gain < MIN_GAIN_AN_EPOCH and waited <= 1 and wants_more(evidence):
+    least = MIN_GAIN_AN_EPOCH * (2 if was_meant else 1)
+    if gain < least and waited <= 1 and wants_more(evidence):
         gain, followed = (_gain_an_epoch(train, epochs, "loss") if len(train.epochs) > 1 else 1.0), "training"
-    if gain < MIN_GAIN_AN_EPOCH:
+    if gain < least:
         return None
     key, planned = {HEAD: ("train.epochs", train.setup.num_head_epochs)}.get(
         phase, ("train.fine_tune_epochs", train.setup.num_fine_tune_epochs)
@@ -224,7 +226,7 @@ def under_trained(evidence: Evidence, params: Params | None) -> Finding | Missin
     reason = (
         f"training ended after {len(losses)} of {planned} epochs, at the first whose validation loss was no better"
         if impatient
-        else "training ended after a single epoch, at a rate that had not run down"
+        else "training ended after a single epoch"
         if len(train.epochs) == 1
         else f"{followed} loss still fell by {gain:.0%} an epoch when training ended after {len(losses)}, validation at {losses[-1]:.3g}"
     )

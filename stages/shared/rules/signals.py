@@ -16,6 +16,7 @@ USUAL_RATIO = 2e-3
 WARM_UP_STEPS = 60  # fewer steps are too few to learn in, at any rate
 UNLEARNED_LOSS = 0.8  # times ln K
 ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
+LARGEST_LOSS = 16.0  # of one image: -ln of the smallest probability that Keras reckons with (keras.config.epsilon)
 MAX_SWING = 0.5  # of validation loss, from epoch to epoch
 MUCH_MIXED = 0.1  # of an image is its partner
 KNOWN_LOSS = 0.1  # times ln K: hardly anything is left to learn
@@ -66,6 +67,18 @@ def typical_ratio(steps: Sequence[Step]) -> float:
 def wants_more(evidence: Evidence) -> bool:
     """Whether the test misses a gate, by which params.yaml says what is wanted."""
     return evidence.evaluate is not None and bool(evidence.evaluate.missed_gates)
+
+
+def is_enough(evidence: Evidence) -> bool:
+    """Whether a test has been passed: nobody who is content wants to hear what could be better still."""
+    return evidence.evaluate is not None and not evidence.evaluate.missed_gates
+
+
+def still_from(train: TrainEvidence, phase: str) -> int:
+    """The epoch of a phase from which no sampled step changed a weight any more; past the last if none ever did, or but one says so."""
+    steps, num_epochs = steps_of(train, phase), len(epochs_of(train, phase))
+    first = max((step.epoch + 1 for step in steps if step.unchanged_share < 1), default=num_epochs)
+    return first if sum(step.epoch >= first for step in steps) > 1 else num_epochs
 
 
 def finite(value: float, otherwise: float) -> float:

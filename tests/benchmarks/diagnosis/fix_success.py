@@ -2,7 +2,8 @@
 
 For faults that hurt and that parameters can mend, of the data set that was used for nothing: the run again with the advised change, over
 seeds, and again with a random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost
-against the healthy twins is won back, in each figure in which it was lost. Finished runs are kept in FOLDER.
+against the healthy twins is won back, in each figure in which it was lost, and it is as good as they are in the others. Finished runs are
+kept in FOLDER.
 """
 
 from __future__ import annotations
@@ -81,13 +82,13 @@ def chosen(results: Sequence[Result]) -> list[Result]:
 
 
 def is_mended(before: Result, after: Result, healthy: Figures) -> bool:
-    """Whether 80 % of what was lost is won back, in each figure in which some was; of a run that ended early, whether it is well."""
-    if after.evidence.failure is not None:
+    """Whether 80 % of what was lost is won back, in each figure in which some was, and the run is as good as its twins in the others."""
+    if harm(after, healthy) is not None:
         return False
-    if before.evidence.failure is not None:
-        return harm(after, healthy) is None
     was, still = lost(before.figures, healthy), lost(after.figures, healthy)
-    return all(still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least)
+    return before.evidence.failure is not None or all(
+        still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least
+    )
 
 
 @dataclass(frozen=True)

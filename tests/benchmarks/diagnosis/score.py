@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.shared.params import Params, parse
-from stages.shared.rules import judge
+from stages.shared.rules import Verdict, judge
 from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
 from tests.benchmarks.diagnosis.harm import harm, usual
@@ -41,8 +43,9 @@ class Runs:
 
     hurt: tuple[Result, ...]
     controls: tuple[Result, ...]
-    dropped: tuple[str, ...]
+    dropped: tuple[Result, ...]
     too_small: tuple[Result, ...]
+    without_twins: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def counted(results: Sequence[Result]) -> Runs:
     faults = [result for result, _ in with_twins if result.unit.fault not in (HEALTHY, TOO_SMALL)]
     controls = [result for result, _ in with_twins if result.unit.fault == HEALTHY]
     hurt, healthy = [r for r in faults if r.unit.name in worse], [r for r in controls if r.unit.name not in worse]
-    dropped = [r.unit.name for r in (*faults, *controls) if r not in hurt and r not in healthy]
+    dropped = [r for r in (*faults, *controls) if r not in hurt and r not in healthy]
     too_small = [result for result in results if result.unit.fault == TOO_SMALL]
-    return Runs(tuple(hurt), tuple(healthy), tuple(dropped), tuple(too_small))
+    without_twins = [result.unit.name for result in results if not usual(result.unit, by_name)]
+    return Runs(tuple(hurt), tuple(healthy), tuple(dropped), tuple(too_small), tuple(without_twins))
 
 
 def params_of(result: Result) -> Params:
@@ -83,19 +87,26 @@ def _parsed(text: str) -> Params:
 
 def with_configuration(result: Result) -> list[frozenset[str]]:
     """Our own answers."""
-    verdict = judge(result.evidence, params_of(result))
-    if verdict.verdict in OPEN:
-        return [frozenset({verdict.verdict})]
-    return [frozenset({finding.fault}) for finding in verdict.findings]
+    return _answers(judge(result.evidence, params_of(result)))
 
 
 def by_signals(result: Result) -> list[frozenset[str]]:
-    """Our own answers without any parameter, and without the optimizer's name."""
-    train = result.evidence.train
-    if train is None:
-        return with_configuration(result)
-    hidden = train.model_copy(update={"setup": train.setup.model_copy(update={"optimizer": ""})})
-    verdict = judge(result.evidence.model_copy(update={"train": hidden}), None)
+    """Our own answers without anything that was configured: parameters, optimizer, rates, balancing, and the gates, by which who wrote
+    them says what a healthy training reaches.
+    """
+    train, augment, test = result.evidence.train, result.evidence.augment, result.evidence.evaluate
+    hidden: dict[str, Any] = {}
+    if train is not None:
+        epochs = tuple(epoch.model_copy(update={"learning_rate": math.nan}) for epoch in train.epochs)
+        hidden["train"] = train.model_copy(update={"setup": train.setup.model_copy(update={"optimizer": ""}), "epochs": epochs})
+    if augment is not None:
+        hidden["augment"] = augment.model_copy(update={"balancing": "none"})
+    if test is not None:
+        hidden["evaluate"] = test.model_copy(update={"missed_gates": ()})
+    return _answers(judge(result.evidence.model_copy(update=hidden), None))
+
+
+def _answers(verdict: Verdict) -> list[frozenset[str]]:
     if verdict.verdict in OPEN:
         return [frozenset({verdict.verdict})]
     return [frozenset({finding.fault}) for finding in verdict.findings]
@@ -172,7 +183,9 @@ def tell(name: str, runs: Runs) -> None:
         right = {result.unit.fault, *((HEALTHY, "inconclusive") if result.unit.fault == TOO_SMALL else ())}
         if _first(result) not in right:
             print(f"  {result.unit.name}: {[sorted(answer)[0] for answer in with_configuration(result)]}")
-    print(f"  dropped: {', '.join(runs.dropped) or 'none'}")
+    told = (f"{result.unit.name} ({_first(result)})" for result in runs.dropped)
+    print(f"  dropped, and what was said of them: {', '.join(told) or 'none'}")
+    print(f"  without a result of each twin: {', '.join(runs.without_twins) or 'none'}")
 
 
 def _first(result: Result) -> str:

@@ -26,9 +26,11 @@ def path_of(dataset: str) -> Path:
 
 
 def read(dataset: str) -> list[Result]:
-    """All results of a data set, sorted by the units' names."""
+    """All results of a data set, sorted by the units' names; not those of units that have been changed since."""
+    present = {unit.name: unit for unit in UNITS}
     with gzip.open(path_of(dataset), "rt", encoding="utf-8") as file:
-        return [Result.model_validate_json(line) for line in file]
+        results = [Result.model_validate_json(line) for line in file]
+    return [result for result in results if present.get(result.unit.name) == result.unit]
 
 
 def unpack(folder: Path) -> None:

@@ -43,8 +43,8 @@ class Unit:
 
     @property
     def twins(self) -> tuple[str, ...]:
-        """The names of its healthy twins: the recipe as it is, with several seeds; for a fault without fine-tuning, twins without it."""
-        is_head_alone = self.fault != HEALTHY and self.changes.get("train.fine_tune_epochs") == 0 and self.recipe == TRANSFER
+        """The names of its healthy twins: the recipe as it is, with several seeds; for what is not fine-tuned, twins that are not."""
+        is_head_alone = self.changes.get("train.fine_tune_epochs") == 0 and self.recipe == TRANSFER
         plain = replace(self, fault=HEALTHY, severity="control", variant=HEAD_ONLY if is_head_alone else PLAIN)
         return tuple(replace(plain, seed=seed).name for seed in PLAIN_SEEDS)
 
