@@ -448,6 +448,7 @@ FIRES: dict[str, list[Evidence]] = {
         healthy(train=overfitted()),
         healthy(train=overfitted(), augment=None),
         healthy(train=overfitted(val_losses=LATE), evaluate=MISSED),
+        healthy(train=train(probes=probes(A={"accuracy": 0.8}, V={"accuracy": 0.66})), evaluate=MISSED),  # a gap, and nothing else
     ],
     "final-not-best": [
         healthy(train=head_only([0.9, 0.7, 0.6, 0.6, 0.9], [1e-3] * 8, curves={"val_accuracies": [0.8, 0.85, 0.9, 0.9, 0.7]})),

@@ -36,7 +36,7 @@ MIN_COST = 0.1
 MIN_FALL_FROM_BEST, MIN_LOSS_ABOVE_BEST = 0.03, 1.15
 LAST_EPOCHS, SUDDEN = 2, 2.0  # in which validation loss became so many times what it was
 MIN_DROPOUT_GAP, MIN_DROPOUT_LOSS_GAP, SHRUNK, MUCH_PENALTY = 0.15, 0.085, 0.4, 0.5  # the second times ln K
-LITTLE_SKILL = 0.2
+LITTLE_SKILL, HALF_LEARNED = 0.2, 0.7
 GOOD, UNSURE = 0.92, 0.25  # skill, and loss times ln K, with which nobody calls a training held back
 MIN_COMPARED = 8  # images that look alike by chance where half are only mirrored: 1 in 256
 QUALITY = ("accuracy", "macro_recall", "macro_f1")
@@ -152,7 +152,10 @@ def _overfits(evidence: Evidence) -> dict[str, float | str] | Missing | None:
     memorised = known.accuracy >= MEMORISED and validated.loss - known.loss >= MIN_LOSS_GAP and (not is_late or gap >= LARGE_GAP)
     # The best epoch's weights were kept, or the last was the best: then a gap alone is no fault.
     is_kept = probe(train, "V", "kept") is not None or best == len(losses) - 1
-    if gap < MIN_GAP or not (rises or memorised) or ((is_kept or is_late) and not is_wanting):
+    # Where a test was missed and the gap is no chance, nothing else has to be seen.
+    deviation = (0.25 / known.num_images + 0.25 / validated.num_images) ** 0.5
+    is_clear = is_wanting and gap >= 2 * deviation
+    if gap < MIN_GAP or not (rises or memorised or is_clear) or ((is_kept or is_late) and not is_wanting):
         return None
     return {
         "gap": rounded(gap),
@@ -207,8 +210,8 @@ def excessive_augmentation(evidence: Evidence, params: Params | None) -> Finding
     cost, last = known.accuracy - changed.accuracy, train.epochs[-1]
     generalises = known.accuracy - validated.accuracy < MIN_GAP  # otherwise it needs what keeps it from learning by heart
     costly = cost >= MIN_COST and last.accuracy < last.val_accuracy and generalises
-    unlearned = skill(train, known.accuracy) < LITTLE_SKILL  # then there is nothing that augmentation could cost
-    strong = bool(evidence.augment.too_strong) and (cost >= MIN_COST / 2 or evidence.augment.mean_share_mixed > MUCH_MIXED or unlearned)
+    half_learned = skill(train, known.accuracy) < HALF_LEARNED  # then there is less that augmentation could cost
+    strong = bool(evidence.augment.too_strong) and (cost >= MIN_COST / 2 or evidence.augment.mean_share_mixed > MUCH_MIXED or half_learned)
     is_fine = is_enough(evidence) and not evidence.augment.too_strong
     if not (costly or strong) or is_fine or skill(train, validated.accuracy) >= GOOD:
         return None
