@@ -259,8 +259,9 @@ def over_regularised(evidence: Evidence, params: Params | None) -> Finding | Mis
     objective = train.objectives[-1] if train.objectives else None
     penalty = objective.penalty / max(objective.loss + objective.penalty, 1e-9) if objective else 0.0
     costs_loss = loss_gap >= MIN_DROPOUT_LOSS_GAP and len(train.epochs) >= 3 and wants_more(evidence)
-    # Where nothing is known there is nothing that dropout could cost, and where a test has been passed it may.
-    may_cost = is_enough(evidence) or skill(train, known.accuracy) < LITTLE_SKILL
+    # Where nothing is known there is nothing that dropout could cost; and where a test has been passed it may, if training shows that
+    # anything is learned.
+    may_cost = (is_enough(evidence) and train.epochs[-1].loss < untrained_loss(train)) or skill(train, known.accuracy) < LITTLE_SKILL
     dropout_costs = (gap >= MIN_DROPOUT_GAP or costs_loss) and not may_cost
     reasons = {
         f"without dropout they are known to {known.accuracy:.2f}, and to {dropped.accuracy:.2f} with it": dropout_costs,

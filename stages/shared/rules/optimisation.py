@@ -27,6 +27,7 @@ from stages.shared.rules.signals import (
     still_from,
     swing,
     typical_ratio,
+    usual_rate,
 )
 
 HIGH_RATIO, HIGH_RATIO_OF_A_HEAD = 1e-2, 5e-2  # a new head on a frozen backbone has small weights, and steps of 7e-3 in good trainings
@@ -91,6 +92,8 @@ def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missi
     if train is None:
         return Missing("the steps of training")
     told = failure.cause if failure is not None and "UntrainableError" in failure.cause and "no weight" in failure.cause else ""
+    if told and epochs_of(train, HEAD) and _too_fast(train, HEAD):
+        return None  # large steps have made answers so sure that no gradient is left
     still = next((phase for phase in PHASES if _is_still(train, phase)), None)
     frozen = any(first.num_trainable == 0 for first in train.first_steps)
     stopped = next((phase for phase in PHASES if _has_stopped(train, phase)), None)
@@ -103,7 +106,7 @@ def nothing_trains(evidence: Evidence, params: Params | None) -> Finding | Missi
         severity="critical",
         evidence={"sampled_steps": len(train.steps), **num_trainable},
         explanation=sentence(told) or f"no weight changed in any sampled step of the phase {where}.",
-        fix=_move_something(told, params),
+        fix=_move_something(told, train, params),
     )
 
 
@@ -120,13 +123,13 @@ def _has_stopped(train: TrainEvidence, phase: str) -> bool:
     return len(rates) > 1 and min(rates) > LOWEST_RATE and _skill_at_end(train, epochs_of(train, phase)) < LITTLE_LEARNED
 
 
-def _move_something(told: str, params: Params | None) -> Fix:
+def _move_something(told: str, train: TrainEvidence, params: Params | None) -> Fix:
     if params is not None and "train.precision=float32" in told:
         return changes(params, {"train.precision": "float32"})
     if params is not None and "gradient_accumulation_steps" in told:
         return changes(params, {"train.gradient_accumulation_steps": 1})
     if params is not None:
-        usual = {"train.learning_rate": 1e-3, "train.fine_tune_learning_rate": 1e-5}
+        usual = {"train.learning_rate": usual_rate(train), "train.fine_tune_learning_rate": 1e-5}
         present = (params.train.learning_rate, params.train.fine_tune_learning_rate)
         if zero := {name: rate for (name, rate), now in zip(usual.items(), present, strict=True) if now < LOWEST_RATE}:
             return changes(params, zero)

@@ -11,6 +11,7 @@ from stages.shared.rules.outcome import Finding, Fix, Missing, action, changes, 
 from stages.shared.rules.signals import (
     KNOWN_LOSS,
     MUCH_MIXED,
+    USUAL_RATES,
     WARM_UP_STEPS,
     best_epoch,
     change_of,
@@ -22,17 +23,18 @@ from stages.shared.rules.signals import (
     steps_of,
     still_from,
     typical_ratio,
+    usual_rate,
     wants_more,
 )
 
 LOW_RATIO = 6e-4
 STILL_RATIO = 1e-6  # below it a loss may rise and fall by chance alone
 LITTLE_FALL = 0.35  # times ln K
-USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
 # Of a rate that is usual for others they make so small steps that little is learned.
 SLOW_OPTIMIZERS, USUAL_FOR_OTHERS = ("sgd", "adagrad", "adadelta"), 3e-4
-# A loss that falls so steadily, and is still so high (times ln K) when the images are known with so much skill, has further to fall.
-STEADY, LAGGING_LOSS, HALF_LEARNED = 0.7, 0.35, 0.75
+# A loss that is lower later in such a share of all pairs of epochs (as in Kendall's tau), and is still so high (times ln K) when the images
+# are known with so much skill, has further to fall.
+STEADY, LAGGING_LOSS, HALF_LEARNED = 0.82, 0.35, 0.75
 COLLAPSED_RATE = 2e-3  # of the highest one
 FELL_BEFORE = 0.05  # of the loss, in the three epochs before
 PLATEAU = 3  # epochs without a better validation loss, after which a rate may well fall
@@ -54,7 +56,7 @@ def learning_rate_too_low(evidence: Evidence, params: Params | None) -> Finding 
         severity="critical",
         evidence=_of_slow(train, ratio, fall),
         explanation=_told_of_slow(train, ratio, fall),
-        fix=changes(params, {key: rounded(max(_usual_rate(train), 10 * present))}),
+        fix=changes(params, {key: rounded(max(usual_rate(train), 10 * present))}),
     )
 
 
@@ -73,13 +75,8 @@ def unsuitable_optimizer(evidence: Evidence, params: Params | None) -> Finding |
         severity="critical",
         evidence={**_of_slow(train, ratio, fall), "optimizer": train.setup.optimizer},
         explanation=f"{_told_of_slow(train, ratio, fall)} The rate would do for Adam; {train.setup.optimizer} makes little of it.",
-        fix=changes(params, {"train.optimizer": "adam", "train.learning_rate": _usual_rate(train, "adam")}),
+        fix=changes(params, {"train.optimizer": "adam", "train.learning_rate": usual_rate(train, "adam")}),
     )
-
-
-def _usual_rate(train: TrainEvidence, optimizer: str = "") -> float:
-    """Of an optimizer, or of the present one; a whole network bears more than a head on features that it must not unlearn."""
-    return USUAL_RATES.get(optimizer or train.setup.optimizer, 1e-3) * (1 if train.setup.pretrained else 3)
 
 
 def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | None:
@@ -95,13 +92,14 @@ def _slow(evidence: Evidence) -> tuple[TrainEvidence, float, float] | Missing | 
     known = skill(train, max(train.epochs[-1].accuracy, finite(train.epochs[-1].val_accuracy, 0.0)))
     if max(epoch.learning_rate for epoch in epochs) >= USUAL_RATES.get(train.setup.optimizer, 1e-3):
         return None  # then it is the data that are hard
-    if not 0 < ratio < LOW_RATIO or not falls or fall > LITTLE_FALL * chance or known > HALF_LEARNED:
+    is_little = fall <= LITTLE_FALL * chance or epochs[-1].loss >= chance
+    if not 0 < ratio < LOW_RATIO or not falls or not is_little or known > HALF_LEARNED:
         return None
     return train, ratio, fall
 
 
 def _lagging(evidence: Evidence) -> tuple[TrainEvidence, float, float] | None:
-    """The same of a training whose loss fell in nearly every epoch of its first phase, the only one, and whose images are half learned."""
+    """The same of a training whose loss fell to the end of its first phase, the only one, and whose images are half learned."""
     train, known = evidence.train, probe(evidence.train, "A")
     is_mixed = evidence.augment is not None and evidence.augment.mean_share_mixed > MUCH_MIXED  # and the loss high anyway
     if train is None or known is None or is_mixed or epochs_of(train, FINE_TUNE) or skill(train, known.accuracy) > HALF_LEARNED:
@@ -110,8 +108,9 @@ def _lagging(evidence: Evidence) -> tuple[TrainEvidence, float, float] | None:
     if max((epoch.learning_rate for epoch in epochs), default=0.0) >= USUAL_RATES.get(train.setup.optimizer, 1e-3) / 2:
         return None  # then it is the data that are hard
     losses = [epoch.loss for epoch in epochs]
-    num_falls = sum(after < before for before, after in itertools.pairwise(losses))
-    if len(losses) < 4 or num_falls < STEADY * (len(losses) - 1) or losses[-1] < LAGGING_LOSS * untrained_loss(train):
+    pairs = list(itertools.combinations(losses, 2))
+    num_falls = sum(after < before for before, after in pairs)
+    if len(losses) < 4 or num_falls < STEADY * len(pairs) or losses[-1] < LAGGING_LOSS * untrained_loss(train):
         return None
     return train, typical_ratio(steps_of(train, HEAD)), losses[0] - losses[-1]
 

@@ -13,6 +13,7 @@ from stages.shared.params import Params
 RATES = {HEAD: "train.learning_rate", FINE_TUNE: "train.fine_tune_learning_rate"}
 # A usual step changes the weights by about a thousandth (Karpathy, CS231n notes, 'ratio of weights:updates').
 USUAL_RATIO = 2e-3
+USUAL_RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
 WARM_UP_STEPS = 60  # fewer steps are too few to learn in, at any rate
 UNLEARNED_LOSS = 0.8  # times ln K
 ENOUGH_IMAGES = 100  # of validation, for its loss not to swing by chance
@@ -50,6 +51,11 @@ def rate_of(train: TrainEvidence, params: Params | None, phase: str) -> tuple[st
 def size(ratio: float) -> float:
     """A change that is not a number is beyond all measure."""
     return ratio if math.isfinite(ratio) else math.inf
+
+
+def usual_rate(train: TrainEvidence, optimizer: str = "") -> float:
+    """Of an optimizer, or of the present one; a whole network bears more than a head on features that it must not unlearn."""
+    return USUAL_RATES.get(optimizer or train.setup.optimizer, 1e-3) * (1 if train.setup.pretrained else 3)
 
 
 def change_of(step: Step) -> float:

@@ -23,6 +23,7 @@ KEPT_SHARE, FIXED_BYTES = 0.8, 200_000_000
 INPUT_RANGE, TOLERANCE = (-1.0, 1.0), 0.01
 LEAST_SPREAD = 0.01
 # Dynamic loss scaling leaves out steps until its factor fits: from 2^15 down to 1 at most.
+NUM_CHANGES = 8  # of which one at least changes a weight: one batch alone may be known with certainty
 LOSS_SCALING_STEPS = 16
 
 
@@ -128,7 +129,7 @@ class Preflight(keras.callbacks.Callback):  # type: ignore[misc]
         self._batches, self._params, self._phase, self._keep = batches, params, phase, keep
         rising = params.warmup_epochs > 0  # from a rate of 0
         scaled = LOSS_SCALING_STEPS if keras.config.dtype_policy().name == "mixed_float16" else 0
-        self._num_steps = params.gradient_accumulation_steps * (1 + rising) + scaled
+        self._num_steps = params.gradient_accumulation_steps * (NUM_CHANGES + rising) + scaled
         self._step = 0
         self._before: list[Any] = []
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION, OTHERS, SCRATCH, TRANSFER
+from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION, LAST, OTHERS, SCRATCH, TRANSFER
 from tests.benchmarks.diagnosis.unit import Case
 
 S, T, BOTH = (SCRATCH,), (TRANSFER,), (SCRATCH, TRANSFER)
-PHOTOS, FIRST_TWO = (CIFAR, OTHERS), (FASHION, CIFAR)
+PHOTOS, FIRST_TWO = (CIFAR, OTHERS, LAST), (FASHION, CIFAR)
 
 UNAUGMENTED: dict[str, Any] = {
     "augment.rotation_degrees": 0,
@@ -86,12 +86,12 @@ GENERALISATION = (
     Case(WEAK, "strong", "none-few-images", S, FEW | LONG | UNAUGMENTED),
     Case(WEAK, "mild", "none", S, FEWER | LONG | {"train.epochs": 50} | UNAUGMENTED),
     Case(WEAK, "mild", "none-all-images", S, LAST_KEPT | UNAUGMENTED | {"train.epochs": 30, "train.dropout": 0.0}, datasets=PHOTOS),
-    Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, datasets=PHOTOS),
+    Case(WEAK, "strong", "none-deep", T, DEEP | UNAUGMENTED, datasets=(CIFAR,)),
     Case(OVERFITTING, "strong", "few-images", S, FEWEST | LONG | BY_HEART, seeds=(0, 1), datasets=FIRST_TWO),
-    Case(OVERFITTING, "strong", "a-tenth", S, TENTH | LONG | BY_HEART, datasets=(OTHERS,)),
+    Case(OVERFITTING, "strong", "a-tenth", S, TENTH | LONG | BY_HEART, datasets=(OTHERS, LAST)),
     Case(OVERFITTING, "strong", "deep", T, DEEP | USEFUL, datasets=(CIFAR,)),
     Case(FROZEN, "strong", "cached", S, FEW | LONG | USEFUL, ("frozen_augmentation", 0), seeds=(1,)),
-    Case(FROZEN, "mild", "cached", T, DEEP | USEFUL, ("frozen_augmentation", 0), datasets=PHOTOS),
+    Case(FROZEN, "mild", "cached", T, DEEP | USEFUL, ("frozen_augmentation", 0), datasets=(CIFAR,)),
     Case("excessive-augmentation", "strong", "all", BOTH, EXCESSIVE),
     Case("excessive-augmentation", "mild", "all", BOTH, STRONG),
     Case("excessive-augmentation", "mild", "mixed", S, {"augment.mixup": 4.0, "augment.cutmix": 2.0, "augment.random_erasing": 1.0}),
@@ -128,6 +128,9 @@ OPTIMISATION = (
     Case("final-not-best", "mild", "restart", S, RESTARTED_LOW, ("rate_restarts", 484), seeds=(1,), datasets=(OTHERS,)),
     Case("final-not-best", "strong", "restart", T, RESTARTED | HEAD_ALONE, ("rate_restarts", 116), datasets=FIRST_TWO),
     Case("final-not-best", "strong", "restart", T, RESTARTED | HEAD_ALONE, ("rate_restarts", 88), datasets=(OTHERS,)),
+    Case("final-not-best", "strong", "restart", S, RESTARTED, ("rate_restarts", 528), datasets=(LAST,)),
+    Case("final-not-best", "mild", "restart", S, RESTARTED_LOW, ("rate_restarts", 528), seeds=(1,), datasets=(LAST,)),
+    Case("final-not-best", "strong", "restart", T, RESTARTED | HEAD_ALONE, ("rate_restarts", 100), datasets=(LAST,)),
     Case("capacity-limited", "strong", "small-images", T, {"prepare.image_size_px": 32} | HEAD_ALONE | AMBITIOUS, seeds=(0, 1)),
     Case("nothing-trains", "strong", "rate-zero", S, rate("adam", 0.0)),
     Case("nothing-trains", "strong", "all-frozen", BOTH, injection=("everything_frozen", 0)),
