@@ -77,8 +77,17 @@ def test_what_the_first_batch_shows_is_kept(classifier: Any) -> None:
     ],
 )
 def test_weights_that_do_not_move(classifier: Any, phase: str, values: dict[str, Any], told: str) -> None:
+    preflight = begun(classifier, [], phase, **values)
+    for _ in range(7):
+        step(preflight, classifier, moves=False)
     with pytest.raises(UntrainableError, match=told):
-        step(begun(classifier, [], phase, **values), classifier, moves=False)
+        step(preflight, classifier, moves=False)
+
+
+def test_one_batch_that_is_known_with_certainty_ends_nothing(classifier: Any) -> None:
+    preflight = begun(classifier, [])
+    for moves in (False,) * 6 + (True,) + (False,) * 9:
+        step(preflight, classifier, moves=moves)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "fine_tune_learning_rate"])
@@ -98,7 +107,7 @@ def test_more_batches_averaged_than_there_are() -> None:
         check_accumulation(chosen, steps_per_epoch=7)
 
 
-@pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 1), ({"gradient_accumulation_steps": 4}, 3)])
+@pytest.mark.parametrize(("values", "num_still"), [({"warmup_epochs": 1}, 8), ({"gradient_accumulation_steps": 4}, 31)])
 def test_steps_that_cannot_move_the_weights_yet(classifier: Any, values: dict[str, Any], num_still: int) -> None:
     preflight = begun(classifier, [], **values)
     for _ in range(num_still):
@@ -163,8 +172,9 @@ def test_the_fix_is_the_batch_that_fits() -> None:
     memory = Memory(needed_bytes=10**11, free_bytes=10**10, largest_batch=300)
     chosen = SHIPPED.model_copy(update={"train": SHIPPED.train.model_copy(update={"batch_size": 4096})})
     failure = Failure(stage="train", kind="out-of-memory", cause="too large")
-    for found, expected in ((memory, 256), (None, 2048)):
-        finding = out_of_memory(Evidence(train=TrainEvidence(setup=setup(batch_size=4096), memory=found), failure=failure), chosen)
+    for found, num_train, expected in ((memory, 5000, 256), (None, 5000, 2048), (None, 400, 200)):
+        train = TrainEvidence(setup=setup(batch_size=4096, num_train=num_train), memory=found)
+        finding = out_of_memory(Evidence(train=train, failure=failure), chosen)
         assert isinstance(finding, Finding)
         assert finding.fix[0]["to"] == expected
 

@@ -106,6 +106,6 @@ RECIPES = {
         Recipe(OTHERS, SCRATCH, PHOTOS, THREE_OTHERS, 1000, OTHERS_SCRATCH | gates(0.68)),
         Recipe(OTHERS, TRANSFER, CATS_DOGS, ("cat", "dog"), 350, OTHERS_TRANSFER | gates(0.85)),
         Recipe(LAST, SCRATCH, PHOTOS, LAST_KINDS, 900, LAST_SCRATCH | gates(0.65)),
-        Recipe(LAST, TRANSFER, PHOTOS, FIVE_KINDS, 200, LAST_TRANSFER | gates(0.7)),
+        Recipe(LAST, TRANSFER, PHOTOS, FIVE_KINDS, 200, LAST_TRANSFER | gates(0.68)),
     )
 }
