@@ -73,11 +73,12 @@ def _other(result: Result, name: str, generator: np.random.Generator) -> Any:
 
 
 def chosen(results: Sequence[Result]) -> list[Result]:
-    """Faults that hurt and that parameters can mend, at most two of a kind, the first by name."""
+    """Faults that hurt and that parameters can mend, at most two of a kind, the first by name, and not the same with another seed."""
     found: dict[str, list[Result]] = {}
     for result in sorted(counted(results).hurt, key=lambda result: result.unit.name):
-        if result.unit.params_can_mend:
-            found.setdefault(result.unit.fault, []).append(result)
+        of_kind = found.setdefault(result.unit.fault, [])
+        if result.unit.params_can_mend and not any(replace(other.unit, seed=result.unit.seed) == result.unit for other in of_kind):
+            of_kind.append(result)
     return [result for of_kind in found.values() for result in of_kind[:MAX_PER_FAULT]]
 
 
