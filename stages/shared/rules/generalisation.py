@@ -42,6 +42,7 @@ MIN_COMPARED = 8  # images that look alike by chance where half are only mirrore
 QUALITY = ("accuracy", "macro_recall", "macro_f1")
 FLAT = 0.08  # of validation loss, in the last three epochs
 ONE_ANSWER = 0.9  # of the answers are the same class
+SMALLEST_PUBLISHED_PX = 96  # for which weights of MobileNetV2 are published (keras.io/api/applications/mobilenet)
 LARGER = "take larger images, a wider network, or unfreeze more of it"
 MODERATE = {
     "rotation_degrees": 10.0,
@@ -231,7 +232,7 @@ def excessive_augmentation(evidence: Evidence, params: Params | None) -> Finding
 
 
 def _milder(params: Params | None, augment: AugmentEvidence) -> Fix:
-    """Half of each strength that is more than moderate, and no more than moderate; else no mirroring; else half of what is not tiny."""
+    """What is more than moderate becomes mild, half of moderate; else no mirroring; else half of what is not tiny."""
     if params is None:
         return changes(None, dict(augment.too_strong)) or action("halve each strength of the augmentation")
     present = {name: getattr(params.augment, name) for name in MODERATE}
@@ -239,7 +240,7 @@ def _milder(params: Params | None, augment: AugmentEvidence) -> Fix:
     if not chosen and params.augment.horizontal_flip:
         return changes(params, {"augment.horizontal_flip": False})
     chosen = chosen or [name for name, value in present.items() if value > MODERATE[name] / 8]
-    halves = {f"augment.{name}": rounded(min(present[name] / 2, MODERATE[name])) for name in chosen if present[name]}
+    halves = {f"augment.{name}": rounded(min(present[name] / 2, MODERATE[name] / 2)) for name in chosen if present[name]}
     found = changes(params, halves)
     return found or action("change the images less (stages/shared/augmentation.py)")
 
@@ -363,7 +364,9 @@ def _larger(train: TrainEvidence, params: Params | None) -> Fix:
     """Larger images, and more of the network trained, or a wider one; nothing smaller than it is."""
     if params is None:
         return action(LARGER)
-    values: dict[str, Any] = {"prepare.image_size_px": max(params.prepare.image_size_px, min(2 * params.prepare.image_size_px, 224))}
+    present = params.prepare.image_size_px
+    least = SMALLEST_PUBLISHED_PX if train.setup.pretrained else 0
+    values: dict[str, Any] = {"prepare.image_size_px": max(present, least, min(2 * present, 224))}
     if train.setup.pretrained:
         if not params.train.fine_tune_learning_rate:
             values["train.fine_tune_learning_rate"] = 1e-5

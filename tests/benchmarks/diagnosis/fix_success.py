@@ -86,10 +86,10 @@ def is_mended(before: Result, after: Result, healthy: Figures) -> bool:
     """Whether 80 % of what was lost is won back, in each figure in which some was, and the run is as good as its twins in the others."""
     if harm(after, healthy) is not None:
         return False
+    if before.evidence.failure is not None:
+        return True
     was, still = lost(before.figures, healthy), lost(after.figures, healthy)
-    return before.evidence.failure is not None or all(
-        still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least
-    )
+    return all(still[name] <= (1 - WON_BACK) * was[name] for name, least in LEAST_LOST.items() if was[name] >= least)
 
 
 @dataclass(frozen=True)
