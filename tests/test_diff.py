@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stages.flight.record import keeping
+from stages.flight.record import kept_manifests
 from stages.flight.runs import diff, images, index, outcome
 from stages.flight.runs.images import Image
 from stages.flight.runs.run import Run, from_folder
@@ -146,7 +146,7 @@ def test_code_that_is_not_here_is_told_by_dvcs_hashes(kept: Path) -> None:
 
 def test_images_are_compared_by_content(kept: Path) -> None:
     def change(folder: Path) -> None:
-        manifest = keeping.kept_manifest(first(kept).folder, first(kept).made)
+        manifest = kept_manifests.find(first(kept).folder, first(kept).made)
         assert manifest is not None
         table = pd.read_parquet(manifest)
         table.loc[:2, "label"] = "coat"
@@ -179,25 +179,93 @@ def test_images_by_what_became_of_them() -> None:
 
 
 def test_lost_answers_count_beyond_chance_and_few_do_not(kept: Path) -> None:
-    few, many = another(kept, without_answers(2)), another(kept, without_answers(9))
+    few, many = another(kept, without_answers(5)), another(kept, without_answers(9))
     for run, beyond in ((few, False), (many, True)):
-        flips, number = outcome.flipped(first(kept).folder, run.folder)
-        assert {flip.before == flip.actual for flip in flips} == {True}
-        found = outcome.chance(first(kept), run, [], flips, number)
+        answers = outcome.flipped(first(kept).folder, run.folder)
+        assert {flip.is_lost for flip in answers.flips} == {True}
+        found = outcome.chance(first(kept), run, [], answers)
         assert found.beyond == beyond
         assert "McNemar" in found.how
 
 
+def test_mcnemar_and_student_as_in_tables() -> None:
+    """Five changes of one kind happen by chance in 1 of 16 (2 / 2**5); Student's t at 97.5 % from any table."""
+    assert outcome.mcnemar(5, 0) == pytest.approx(0.0625)
+    assert outcome.mcnemar(2, 9) == pytest.approx(0.0654, abs=1e-4)
+    assert outcome.mcnemar(3, 3) == 1
+    assert [outcome.student_t(degrees) for degrees in (3, 5, 12, 100)] == pytest.approx([3.182, 2.571, 2.179, 1.984], rel=8e-3)
+
+
+def test_other_test_images_are_no_pairs(kept: Path) -> None:
+    def change(folder: Path) -> None:
+        rows = list(csv.DictReader((folder / PREDICTIONS).open(encoding="utf-8")))
+        pd.DataFrame(rows[:5]).to_csv(folder / PREDICTIONS, index=False)
+
+    run = another(kept, change, with_accuracy(0.9))
+    assert "by the intervals" in outcome.chance(first(kept), run, [], outcome.flipped(first(kept).folder, run.folder)).how
+
+
+def with_seed(seed: int) -> Change:
+    """A run with another seed, whose training leaves other evidence."""
+
+    def change(folder: Path) -> None:
+        edit(folder / "params.yaml", "seed: 0                       # of the weights", f"seed: {seed} #")
+        lines = (folder / "dvc.lock").read_text().splitlines()
+        where = [i for i, line in enumerate(lines) if "path: reports/train/evidence.json" in line]
+        assert where
+        for i in where:
+            lines[i + 2] = f"      md5: {seed:032x}"
+        (folder / "dvc.lock").write_text("\n".join(lines) + "\n")
+
+    return change
+
+
 def test_repetitions_with_other_seeds_tell_what_chance_does(kept: Path) -> None:
     accuracy = first(kept).metrics["evaluate/accuracy"]
-    seed = "seed: 0                       # of the weights"
-    seeded = [another(kept, in_file("params.yaml", seed, f"seed: {i} #"), with_accuracy(accuracy + i / 100)) for i in (1, 2, 3)]
+    seeded = [another(kept, with_seed(i), with_accuracy(accuracy + i / 100)) for i in (1, 2, 3)]
     rate = in_file("params.yaml", "learning_rate: 3e-3", "learning_rate: 1e-2")
     near, far = another(kept, rate, with_accuracy(accuracy + 0.03)), another(kept, rate, with_accuracy(accuracy + 0.2))
-    everyone = [first(kept), *seeded]
-    assert "with other seeds (4 and 1 runs)" in outcome.chance(first(kept), near, [*everyone, near], [], 0).how
-    assert outcome.chance(first(kept), near, [*everyone, near], [], 0).beyond is False
-    assert outcome.chance(first(kept), far, [*everyone, far], [], 0).beyond is True
+    again = another(kept)  # the same seed once more tells nothing
+    everyone = [first(kept), *seeded, again]
+    none = outcome.Answers((), 0, 0)
+    assert "other seeds (4 and 1)" in outcome.chance(first(kept), near, everyone, none).how
+    assert outcome.chance(first(kept), near, everyone, none).beyond is False
+    assert outcome.chance(first(kept), far, everyone, none).beyond is True
+    assert "other seeds (4)" in outcome.chance(first(kept), seeded[2], everyone, none).how
+    assert "other seeds" not in outcome.chance(first(kept), near, [first(kept), again, seeded[0]], none).how
+
+
+def test_what_another_machine_tells_is_no_option_of_git_and_no_path(kept: Path) -> None:
+    victim = kept / "victim"
+    victim.write_text("precious")
+    evil = another(kept, in_file("journal.jsonl", str(first(kept).commit), f"--output={victim}"))
+    answer = compared(kept, first(kept), evil)
+    assert victim.read_text() == "precious"
+    answer["runs"][0]["id"] = "../../../../outside"
+    assert diff.write(answer, kept).is_relative_to(kept / ".flight/comparisons")
+
+
+def test_failures_of_other_kinds_are_no_same(kept: Path) -> None:
+    def fail(kind: str) -> Change:
+        def change(folder: Path) -> None:
+            lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+            failure = {"stage": "train", "kind": kind, "cause": kind, "traceback": None}
+            ending = {**lines[-1], "status": "FAILED", "failure": failure}
+            (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*lines[:-1], ending]))
+
+        return change
+
+    assert not compared(kept, another(kept, fail("exception")), another(kept, fail("out-of-memory")))["same"]
+
+
+def test_what_a_record_does_not_tell_is_said(kept: Path) -> None:
+    def forget(folder: Path) -> None:
+        lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+        (folder / "journal.jsonl").write_text("".join(line for line in lines if '"environment"' not in line))
+
+    answer = compared(kept, first(kept), another(kept, forget))
+    assert answer["not_compared"] == ["package", "hardware", "setting"]
+    assert answer["differences"] == []
 
 
 def test_a_run_that_failed_is_compared_by_what_it_has(kept: Path) -> None:
@@ -210,7 +278,7 @@ def test_a_run_that_failed_is_compared_by_what_it_has(kept: Path) -> None:
 
     answer = compared(kept, first(kept), another(kept, fail))
     assert answer["outcome"]["failures"][1]["kind"] == "out-of-memory"
-    assert answer["outcome"]["chance"]["beyond"] is True
+    assert "failed, and the other did not" in answer["outcome"]["chance"]["how"]
     done = tiny.run(kept, "flight", "diff", "latest~1", "latest", check=False)
     assert done.returncode == 1
     assert "out-of-memory" in done.stdout

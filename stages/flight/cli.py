@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stages.flight.runs import answers, diff, diff_text
+from stages.flight.runs import answers
 from stages.flight.runs.changes import shown
 from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
@@ -118,12 +118,18 @@ def show_diff(options: argparse.Namespace) -> int:
         return WRONG_USAGE
     root = find_root(Path.cwd())
     recorded = _recorded()
-    answer = diff.diff([_find_anywhere(name, recorded) for name in options.runs], recorded, root)
-    page = diff.write(answer, root)
+    from stages.flight.runs import diff, diff_text  # which load what makes pages, and other commands do without
+
+    answer = answers.printable(diff.diff([_find_anywhere(name, recorded) for name in options.runs], recorded, root))
+    try:
+        answer["page"] = str(diff.write(answer, root))
+    except OSError as error:
+        answer["page"] = None
+        _tell(f"flight: the page cannot be written ({error}).")
     if options.json:
         _print_json(answer)
     else:
-        diff_text.show(answer, page, _console())
+        diff_text.show(answer, _console())
     return NOTHING_WRONG if answer["same"] else FINDING
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from stages.flight.record import filled_in, journal, lock, names
+from stages.flight.record import filled_in, journal, kept_manifests, lock, names
 from stages.flight.record.capture import LOCK_BEFORE
 from stages.flight.record.journal import Journal
-from stages.flight.record.keeping import REPORTS, keep_reports, kept_manifest, outs_are_as_locked
+from stages.flight.record.keeping import REPORTS, keep_reports, outs_are_as_locked
 from stages.flight.record.secrets import mask
 from stages.flight.runs import drift
 from stages.flight.runs import run as runs
@@ -78,7 +78,7 @@ def close(records: list[dict[str, Any]], workspace: Path, folder: Path, log: Jou
 
 
 def _fill_in(cached: list[str], locked: dict[str, Any], folder: Path, log: Journal) -> None:
-    manifest = kept_manifest(folder, lock.outs(locked))
+    manifest = kept_manifests.find(folder, lock.outs(locked))
     for stage in cached:
         if manifest is not None:
             filled_in.from_manifest(stage, manifest, log)
@@ -88,11 +88,11 @@ def _fill_in(cached: list[str], locked: dict[str, Any], folder: Path, log: Journ
 
 def _compare_data(folder: Path, locked: dict[str, Any], log: Journal) -> None:
     """Write how the images differ from those of the newest run before that had any, if they do."""
-    new = kept_manifest(folder, lock.outs(locked))
+    new = kept_manifests.find(folder, lock.outs(locked))
     for other in sorted(folder.parent.glob("[!.]*/"), reverse=True):
         with contextlib.suppress(runs.UnreadableRecordError):
             before = runs.from_folder(other)
-            old = kept_manifest(folder, before.made)
+            old = kept_manifests.find(folder, before.made)
             if other.name < folder.name and old is not None and new is not None:
                 if old != new:
                     found = drift.compare(pd.read_parquet(old), pd.read_parquet(new))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.flight.record import lock, previews
+from stages.flight.record import kept_manifests, lock, previews
 from stages.shared import paths
 
 REPORTS, MODEL, PREVIEWS = "reports", "model", "previews"
@@ -47,23 +47,12 @@ def keep_reports(workspace: Path, folder: Path, stage: str, *, has_failed: bool 
 
 def _keep_manifest(workspace: Path, folder: Path) -> None:
     """Copy the manifest to where runs with the same one share it; named by DVC's hash."""
-    kept = _manifest_path(folder, lock.md5(workspace / paths.MANIFEST))
+    kept = kept_manifests.path_of(folder, lock.md5(workspace / paths.MANIFEST))
     if not kept.is_file():
         kept.parent.mkdir(exist_ok=True)
         beside = kept.with_name(f".{kept.name}.{folder.name}")
         shutil.copyfile(workspace / paths.MANIFEST, beside)
         beside.rename(kept)
-
-
-def kept_manifest(folder: Path, made: dict[str, dict[str, str]]) -> Path | None:
-    """The copy of the manifest among the outs that a run made, if there is one."""
-    md5 = made.get("validate", {}).get(str(paths.MANIFEST))
-    path = _manifest_path(folder, md5) if md5 else None
-    return path if path is not None and path.is_file() else None
-
-
-def _manifest_path(folder: Path, md5: str) -> Path:
-    return folder.parent.parent / "manifests" / f"{md5}.parquet"
 
 
 def keep_cached(workspace: Path, folder: Path, params: dict[str, Any], kept: set[str]) -> None:

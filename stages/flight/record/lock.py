@@ -29,10 +29,11 @@ def outs(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def inputs(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """DVC's hashes of what stages depend on and none of them makes, such as the code, and of what ``ingest`` froze; by path."""
-    made = {out["path"] for entry in stages.values() for out in entry.get("outs", [])}
-    given = {dep["path"]: dep["md5"] for entry in stages.values() for dep in entry.get("deps", []) if dep["path"] not in made}
-    return given | outs(stages).get("ingest", {})
+    """DVC's hashes of what decides a model and no stage makes, by path: the code, but for pages, and what ``ingest`` froze."""
+    made = tuple(out["path"] for entry in stages.values() for out in entry.get("outs", []))
+    given = {dep["path"]: dep["md5"] for name, entry in stages.items() if name != "diagnose" for dep in entry.get("deps", [])}
+    is_made = {path: any(path == out or path.startswith(f"{out}/") for out in made) for path in given}
+    return {path: md5 for path, md5 in given.items() if not is_made[path] and not path.endswith(".html")} | outs(stages).get("ingest", {})
 
 
 def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stages.flight.record import journal, lock
-from stages.flight.runs.differences import differences, patch, recorded
+from stages.flight.runs.differences import differences, not_compared, patch, recorded
 from stages.flight.runs.outcome import outcome
 from stages.flight.runs.run import Run
 from stages.flight.runs.suspects import suspects
@@ -33,11 +34,13 @@ def diff(runs: Sequence[Run], everyone: Sequence[Run], root: Path) -> dict[str, 
     """What differs between two or more runs, what came out of each, and which difference may be why; the last is seen against the first."""
     read = [recorded(run, root) for run in runs]
     found = differences(read)
-    came_out = outcome(read, everyone)
-    is_equal = all(len(set(map(str, metric["values"]))) == 1 for metric in came_out["metrics"])
+    came_out = outcome(runs, everyone)
+    results = [metric["values"] for metric in came_out["metrics"]] + [came_out[name] for name in ("statuses", "verdicts", "failures")]
+    is_equal = all(value == values[0] for values in [*results, *came_out["curves"].values()] for value in values)
     return {
         "runs": [_described(run) for run in runs],
-        "same": not found and is_equal and len(set(came_out["statuses"])) == 1 and not came_out["flips"],
+        "same": not found and is_equal and not came_out["flips"],
+        "not_compared": not_compared(read),
         "differences": [asdict(one) for one in found],
         "outcome": came_out,
         "suspects": suspects(found, runs[0], runs[-1]),
@@ -54,7 +57,7 @@ def _described(run: Run) -> dict[str, Any]:
 def write(answer: dict[str, Any], root: Path) -> Path:
     """The page of an answer; one for the same runs takes the place of an earlier one."""
     name = "-".join(run["id"] for run in answer["runs"])
-    if len(name) > 100:  # what a file system takes
+    if len(name) > 100 or not re.fullmatch(r"[\w-]+", name, re.ASCII):  # what a file system takes, and no way out of the folder
         name = f"{len(answer['runs'])}-runs-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     path = root / journal.RECORDS_FOLDER / FOLDER / name / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)

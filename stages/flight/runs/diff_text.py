@@ -2,63 +2,75 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stages.flight.runs.answers import printable
 from stages.flight.runs.changes import shown
 from stages.flight.runs.diff import GROUPS
 
 MAX_ROWS = 12
 MAX_COLUMNS = 6
 MAX_LENGTH = 32
+MAX_CLASSES = 5
 
 
-def show(answer: dict[str, Any], page: Path, console: Console) -> None:
+def show(answer: dict[str, Any], console: Console) -> None:
     """What differs, by group; what came of it; the suspects. Long lists are cut here, and whole on the page."""
-    answer = printable(answer)
+    if answer["not_compared"]:
+        console.print(f"not compared, since a record does not tell: {', '.join(answer['not_compared'])}", style="yellow", highlight=False)
     if answer["same"]:
         console.print("[bold]nothing differs[/]: neither what went in nor what came out")
         return
-    heads = [run["id"] for run in answer["runs"]][:MAX_COLUMNS]
+    heads = [run["id"] for run in answer["runs"]]
     for kind, heading in GROUPS.items():
-        rows = [(one["name"], one["values"]) for one in answer["differences"] if one["kind"] == kind]
+        rows = [(_name(one), [_short(value) for value in one["values"]]) for one in answer["differences"] if one["kind"] == kind]
         if rows:
-            _table(heading, heads, [(name, [_short(value) for value in values]) for name, values in rows], console)
+            _table(heading, heads, rows, console)
     came_out = answer["outcome"]
-    rows = [(metric["name"], [_figure(value) for value in metric["values"]]) for metric in came_out["metrics"]]
-    rows += [("verdict", [verdict or "" for verdict in came_out["verdicts"]])]
-    rows += (
-        [("failure", [f"{one['stage']}: {one['kind']}" if one else "" for one in came_out["failures"]])]
-        if any(came_out["failures"])
-        else []
-    )
+    rows = []
+    for metric in came_out["metrics"]:
+        figures = zip(metric["values"], metric["intervals"], strict=True)
+        rows.append((metric["name"], [_figure(value, interval) for value, interval in figures]))
+    changed = [row for row in came_out["classes"] if row["recalls"][0] != row["recalls"][-1]]
+    rows += [(f"recall of {row['label']}", [_figure(recall) for recall in row["recalls"]]) for row in changed[:MAX_CLASSES]]
+    if any(came_out["failures"]):
+        rows.append(("failure", [f"{one['stage']}: {one['kind']}" if one else "" for one in came_out["failures"]]))
+    rows.append(("verdict", [verdict or "" for verdict in came_out["verdicts"]]))
     _table("outcome", heads, rows, console)
     chance = came_out["chance"]
     beyond = {True: "[bold]more than chance[/]", False: "no more than chance", None: "not known whether by chance"}[chance["beyond"]]
-    console.print(f"\n{beyond}: {escape(chance['how'])}", highlight=False)
+    console.print(f"\naccuracy: {beyond}: {escape(chance['how'])}", highlight=False)
     if answer["suspects"] and chance["beyond"] is not False:
         console.print("\n[bold]suspects[/], the likeliest first")
         for number, suspect in enumerate(answer["suspects"][:MAX_ROWS], 1):
             reason = f" ({suspect['reason']})" if suspect["reason"] else ""
             console.print(f"  {number}. {escape(suspect['name'] + reason)}", highlight=False)
-    console.print(f"\npage: {page}", style="dim", highlight=False, soft_wrap=True)
+    if answer["page"]:
+        console.print(f"\npage: {escape(answer['page'])}", style="dim", highlight=False, soft_wrap=True)
 
 
-def _table(heading: str, heads: list[str], rows: list[tuple[str, list[str]]], console: Console) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
-    for column in (heading, *heads):
-        table.add_column(column, overflow="fold")
+def _name(difference: dict[str, Any]) -> str:
+    classes = ", ".join(f"{label} {count}" for label, count in list((difference["by_class"] or {}).items())[:MAX_CLASSES])
+    return str(difference["name"]) + (f" ({classes})" if classes else "")
+
+
+def _table(heading: str, heads: Sequence[str], rows: Sequence[tuple[str, list[str]]], console: Console) -> None:
+    """The first runs and the last, which the others are judged by."""
+    kept = range(len(heads)) if len(heads) <= MAX_COLUMNS else [*range(MAX_COLUMNS - 1), len(heads) - 1]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (heading, *(heads[i] for i in kept)):
+        table.add_column(escape(column), overflow="fold")
     for name, values in rows[:MAX_ROWS]:
-        table.add_row(escape(name), *(escape(value) for value in values[:MAX_COLUMNS]))
+        table.add_row(escape(name), *(escape(values[i]) for i in kept))
     console.print()
     console.print(table)
-    if len(rows) > MAX_ROWS:
-        console.print(f"and {len(rows) - MAX_ROWS} more, on the page", style="dim")
+    left_out = [f"{count} more {what}" for count, what in ((len(rows) - MAX_ROWS, "rows"), (len(heads) - len(kept), "runs")) if count > 0]
+    if left_out:
+        console.print(f"and {' and '.join(left_out)}, on the page", style="dim")
 
 
 def _short(value: Any) -> str:
@@ -66,5 +78,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _figure(value: float | None, interval: Sequence[float | None] = (None, None)) -> str:
+    if value is None:
+        return ""
+    low, high = interval
+    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.flight.record import journal, keeping, lock
-from stages.flight.record.secrets import mask
+from stages.flight.record import journal, kept_manifests
+from stages.flight.record.secrets import mask, mask_named
 from stages.flight.runs import images
 from stages.flight.runs.changes import flatten
 from stages.flight.runs.naming import NO_CODE
 from stages.flight.runs.run import Run
 
 Kind = Literal["param", "data", "code", "package", "hardware", "setting"]
+Values = Mapping[str, Any]
 NAMES_OF_EXPERIMENTS = ("DVC_EXP_BASELINE_REV", "DVC_EXP_NAME")  # which change nothing
 MAX_PATCH_CHARACTERS = 200_000
+COMMIT = re.compile(r"[0-9a-f]{40,64}")  # what another machine tells must not be an option of git
 # Frozen inputs that no stage makes anew: DVC's hash of each tells whether two runs had the same.
-INPUTS = {"data/raw": "images", "data/backbone": "backbone weights"}
+IMAGES, BACKBONE = "data/raw", "data/backbone"
+DONE = ("ran", "cached")
 
 
 @dataclass(frozen=True)
@@ -38,58 +43,105 @@ class Difference:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run's record says of how it was made."""
+    """What a run's record says of how it was made; None where it does not say."""
 
     run: Run
     root: Path
-    packages: Mapping[str, str]
-    hardware: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    locked: Mapping[str, Any]
+    packages: Values | None
+    hardware: Values | None
+    variables: Values | None
+    of_stages: Mapping[str, Values]
+    data_version: str | None
 
 
 def recorded(run: Run, root: Path) -> Recorded:
     """Read it from the run's folder; ``root`` is the repository in which its code is looked for."""
-    records, _ = journal.read(run.folder / journal.FILE_NAME)
-    environment = next((record for record in records if record.get("part") == "environment"), {})
-    of_stages = {record["stage"]: record["values"] for record in records if record["type"] == "setting"}
-    hardware = flatten(environment.get("hardware", {})) | {"platform": environment.get("platform")}
-    packages = environment.get("packages", {}) | {"python": environment.get("python")}
-    variables = {name: value for name, value in environment.get("settings", {}).items() if name not in NAMES_OF_EXPERIMENTS}
-    of_stages = {stage: {name: value for name, value in values.items() if name not in packages} for stage, values in of_stages.items()}
-    settings = variables | flatten(of_stages)
-    return Recorded(run, root, packages, hardware, settings, lock.read_stages(run.folder / "dvc.lock"))
+    records: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):  # a run of another machine may have sent no journal yet
+        records, _ = journal.read(run.folder / journal.FILE_NAME)
+    environment = next((record for record in records if record.get("part") == "environment"), None)
+    packages = _mapping(environment.get("packages")) | {"python": environment.get("python")} if environment else None
+    hardware = flatten(environment.get("hardware")) | {"platform": environment.get("platform")} if environment else None
+    variables = _mapping(environment.get("settings")) if environment else None
+    of_stages = {str(record.get("stage")): _mapping(record.get("values")) for record in records if record["type"] == "setting"}
+    version = next((record.get("data_version") for record in reversed(records) if record["type"] == "end"), None)
+    return Recorded(
+        run,
+        root,
+        packages,
+        hardware,
+        {name: value for name, value in variables.items() if name not in NAMES_OF_EXPERIMENTS} if variables is not None else None,
+        of_stages,
+        version or (run.made.get("ingest", {}).get(IMAGES) if run.stages.get("ingest") in DONE else None),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def differences(runs: Sequence[Recorded]) -> list[Difference]:
     """All of them, by kind and then by name."""
     return [
-        *_of_values("param", [run.run.params for run in runs]),
+        *_of_values("param", [run.run.params or None for run in runs]),
         *_of_images(runs),
         *_of_code(runs),
         *_of_values("package", [run.packages for run in runs]),
         *_of_values("hardware", [run.hardware for run in runs]),
-        *_of_values("setting", [run.settings for run in runs]),
+        *_of_settings(runs),
     ]
 
 
-def _of_values(kind: Kind, of_runs: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Of named values; a run of which nothing of the kind is known differs in nothing."""
-    known = [values for values in of_runs if values]
-    names = sorted({name for values in known for name in values})
-    differing = (name for name in names if len({_frozen(values.get(name)) for values in known}) > 1)
-    return [Difference(kind, name, tuple(values.get(name) for values in of_runs)) for name in differing]
+def not_compared(runs: Sequence[Recorded]) -> list[Kind]:
+    """The kinds of which the record of some run says nothing."""
+    known: dict[Kind, list[bool]] = {
+        "param": [bool(run.run.params) for run in runs],
+        "data": [run.data_version is not None for run in runs],
+        "code": [_commit(run) is not None or bool(run.run.inputs) for run in runs],
+        "package": [run.packages is not None for run in runs],
+        "hardware": [run.hardware is not None for run in runs],
+        "setting": [run.variables is not None for run in runs],
+    }
+    return [kind for kind, of_runs in known.items() if not all(of_runs)]
+
+
+def _of_values(kind: Kind, of_runs: Sequence[Values | None]) -> list[Difference]:
+    """Of named values; a run of which they are not known differs in nothing. Secrets are masked once they have been compared."""
+    known = [values for values in of_runs if values is not None]
+    names = sorted({name for values in known for name in values}, key=str)
+    differing = [name for name in names if len({_frozen(values.get(name)) for values in known}) > 1]
+    found = [(name, [values.get(name) if values else None for values in of_runs]) for name in differing]
+    return [Difference(kind, str(name), tuple(_masked(name, value) for value in values)) for name, values in found]
 
 
 def _frozen(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    """The same text for the same value; 2 and 2.0 are the same."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return json.dumps(float(value) if is_number else value, default=str)
+
+
+def _masked(name: Any, value: Any) -> Any:
+    return mask_named(str(name), value) if isinstance(value, str) else value
+
+
+def _of_settings(runs: Sequence[Recorded]) -> list[Difference]:
+    """Of the environment, and of each stage that a run got to; versions of packages are told among those."""
+    packages = {name for run in runs for name in run.packages or {}}
+    stages = sorted({stage for run in runs for stage in run.of_stages})
+    named = [
+        Difference("setting", f"{stage}.{one.name}", one.values)
+        for stage in stages
+        for one in _of_values("setting", [run.of_stages.get(stage) for run in runs])
+        if one.name not in packages
+    ]
+    return [*_of_values("setting", [run.variables for run in runs]), *named]
 
 
 def _of_images(runs: Sequence[Recorded]) -> list[Difference]:
     """By content, where the manifests are here; else by DVC's hash."""
     counts: list[dict[str, int]] = []
     classes: dict[str, dict[str, int]] = {}
-    manifests = [keeping.kept_manifest(run.run.folder, dict(run.run.made)) for run in runs]
+    manifests = [kept_manifests.find(run.run.folder, run.run.made) if run.run.stages.get("validate") in DONE else None for run in runs]
     read = {path: images.read(path) for path in dict.fromkeys(manifests) if path is not None} if len(set(manifests)) > 1 else {}
     for path in manifests:
         found = images.changes(read[manifests[0]], read[path]) if manifests[0] in read and path in read else {}
@@ -97,23 +149,18 @@ def _of_images(runs: Sequence[Recorded]) -> list[Difference]:
         classes |= {name: images.by_class(changed) for name, changed in found.items() if changed}
     names = [name for name in images.changes([], []) if any(name in count for count in counts)]
     by_content = [Difference("data", f"images {name}", tuple(count.get(name, 0) for count in counts), classes[name]) for name in names]
-    hashes = {name: tuple(_made(run, path) for run in runs) for path, name in INPUTS.items() if not (by_content and path == "data/raw")}
-    known = {name: values for name, values in hashes.items() if len(set(values) - {None}) > 1}
-    return [*by_content, *(Difference("data", name, values) for name, values in known.items())]
-
-
-def _made(run: Recorded, path: str) -> str | None:
-    return next((outs[path] for outs in run.run.made.values() if path in outs), None)
+    backbones = [run.run.made.get("ingest", {}).get(BACKBONE) if run.run.stages.get("ingest") in DONE else None for run in runs]
+    hashes = {"backbone weights": backbones} | ({} if by_content else {"images": [run.data_version for run in runs]})
+    differing = {name: values for name, values in hashes.items() if len(set(values) - {None}) > 1}
+    return [*by_content, *(Difference("data", name, tuple(values)) for name, values in differing.items())]
 
 
 def _of_code(runs: Sequence[Recorded]) -> list[Difference]:
-    """File by file against the first run, where the captured code is here; else by the stages' hashes in dvc.lock."""
+    """File by file against the first run, where the captured code is here; else by the hashes of the stages' dependencies."""
     found: dict[str, dict[int, tuple[str | None, str | None]]] = {}
     for position, run in enumerate(runs[1:], 1):
         changed = changed_files(runs[0], run)
-        if changed is None:
-            changed = _by_lock(runs[0].locked, run.locked)
-        for name, blobs in changed.items():
+        for name, blobs in (_by_inputs(runs[0].run, run.run) if changed is None else changed).items():
             found.setdefault(name, {})[position] = blobs
     rows = []
     for name, of_runs in sorted(found.items()):
@@ -136,25 +183,28 @@ def changed_files(before: Recorded, after: Recorded) -> dict[str, tuple[str | No
 
 
 def patch(before: Recorded, after: Recorded) -> str:
-    """The changes of the code as a patch, with secrets masked, and cut where it is very long."""
-    text = mask(_diff(before, after, "-p", "--no-ext-diff", "--no-textconv") or "")
-    return text if len(text) <= MAX_PATCH_CHARACTERS else f"{text[:MAX_PATCH_CHARACTERS]}\n… cut off here"
+    """The changes of the code as a patch, cut where it is very long, with secrets masked."""
+    text = _diff(before, after, "-p", "--no-ext-diff", "--no-textconv") or ""
+    cut = text[:MAX_PATCH_CHARACTERS].rpartition("\n")[0] + "\n… cut off here" if len(text) > MAX_PATCH_CHARACTERS else text
+    return mask(cut)
+
+
+def _commit(run: Recorded) -> str | None:
+    return run.run.commit if run.run.commit and COMMIT.fullmatch(run.run.commit) else None
 
 
 def _diff(before: Recorded, after: Recorded, *options: str) -> str | None:
-    commits = [run.run.commit for run in (before, after)]
-    if not all(commits):
+    commits = [commit for run in (before, after) if (commit := _commit(run))]
+    if len(commits) < 2:
         return None
     left_out = [f":(exclude){name}" for name in NO_CODE]
-    command = ["git", "diff-tree", "-r", *options, *map(str, commits), "--", ".", *left_out]
+    command = ["git", "diff-tree", "-r", *options, "--end-of-options", *commits, "--", ".", *left_out]
     done = subprocess.run(command, cwd=before.root, capture_output=True, check=False)
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
-def _by_lock(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:
-    """DVC's hashes of the dependencies that no stage makes: the code, for one."""
-    old, new = (
-        {dep["path"]: dep["md5"] for entry in stages.values() for dep in entry.get("deps", []) if not dep["path"].startswith("data/")}
-        for stages in (before, after)
-    )
-    return {name: (old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]}
+def _by_inputs(before: Run, after: Run) -> dict[str, tuple[str | None, str | None]]:
+    """DVC's hashes of code; nothing where one run's are not known."""
+    old, new = ({path: md5 for path, md5 in run.inputs.items() if path.startswith("stages/")} for run in (before, after))
+    names = sorted(old.keys() | new.keys()) if old and new else []
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

@@ -11,21 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.flight.runs.differences import Recorded
 from stages.flight.runs.run import Run
 
 METRICS = ("accuracy", "macro_recall", "macro_f1", "expected_calibration_error")
 MAIN = "accuracy"
+CURVES = ("loss", "val_loss", "accuracy", "val_accuracy")
 SEEDS = ("train.seed", "augment.seed")
-# Student's t at 95 %, two-sided, by degrees of freedom; the last is that of many.
-T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 1.96)
-# Standard normal at 95 %, for McNemar's test.
-Z = 1.96
+SIGNIFICANT = 0.05
+LEAST_DEGREES = 3  # of freedom: of fewer repetitions the spread is hardly known
+NEARLY_ALL = 0.9  # of the test images of both runs have to be the same
 
 
 @dataclass(frozen=True)
 class Chance:
-    """Whether the outcome of the last run differs from the first's by more than chance; None where nothing tells. ``how`` it is known."""
+    """Whether the accuracy of the last run differs from the first's by more than chance; None where nothing tells. ``how`` it is known."""
 
     beyond: bool | None
     how: str
@@ -33,133 +32,179 @@ class Chance:
 
 @dataclass(frozen=True)
 class Flip:
-    """A test image that one run knew and the other did not."""
+    """A test image that two runs answered differently."""
 
     path: str
     actual: str
     before: str
     after: str
 
+    @property
+    def is_lost(self) -> bool:
+        return self.before == self.actual
 
-def outcome(runs: Sequence[Recorded], everyone: Sequence[Run]) -> dict[str, Any]:
+    @property
+    def is_gained(self) -> bool:
+        return self.after == self.actual
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Test images that two runs answered differently, how many both were asked about, and the most that one was asked about."""
+
+    flips: tuple[Flip, ...]
+    num_compared: int
+    num_asked: int
+
+
+def outcome(runs: Sequence[Run], everyone: Sequence[Run]) -> dict[str, Any]:
     """Metrics with intervals, classes, changed answers of the last run against the first, curves, verdicts and failures.
 
     ``everyone`` are all recorded runs: among them are repetitions of these with other seeds.
     """
-    first, last = runs[0].run, runs[-1].run
-    flips, num_compared = flipped(first.folder, last.folder)
-    verdicts = [run.run.verdict() for run in runs]
+    answers = flipped(runs[0].folder, runs[-1].folder)
+    verdicts = [run.verdict() for run in runs]
     return {
         "metrics": _metrics(runs),
         "classes": _classes(runs),
-        "flips": [asdict(flip) for flip in flips],
-        "num_compared": num_compared,
-        "chance": asdict(chance(first, last, everyone, flips, num_compared)),
-        "curves": {name: [_curve(run.run.folder, name) for run in runs] for name in ("loss", "val_loss", "accuracy", "val_accuracy")},
+        "flips": [asdict(flip) for flip in answers.flips],
+        "num_compared": answers.num_compared,
+        "chance": asdict(chance(runs[0], runs[-1], everyone, answers)),
+        "curves": {name: [_curve(run.folder, name) for run in runs] for name in CURVES},
         "verdicts": [verdict["verdict"] if verdict else None for verdict in verdicts],
-        "statuses": [run.run.status for run in runs],
-        "failures": [{name: run.run.failure[name] for name in ("stage", "kind", "cause")} if run.run.failure else None for run in runs],
+        "statuses": [run.status for run in runs],
+        "failures": [{name: run.failure[name] for name in ("stage", "kind", "cause")} if run.failure else None for run in runs],
     }
 
 
-def _metrics(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
-    found = [_read_json(run.run.folder / "reports/evaluate/metrics.json") for run in runs]
+def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for name in METRICS:
-        values = [metrics.get(name) for metrics in found]
+        values = [_finite(run, name) for run in runs]
         if any(value is not None for value in values):
-            intervals = [[metrics.get(f"{name}_low"), metrics.get(f"{name}_high")] for metrics in found]
+            intervals = [[_finite(run, f"{name}_{end}") for end in ("low", "high")] for run in runs]
             rows.append({"name": name, "values": values, "intervals": intervals})
     return rows
 
 
-def _classes(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
+def _finite(run: Run, name: str) -> float | None:
+    value = run.metrics.get(f"evaluate/{name}", math.nan)
+    return value if math.isfinite(value) else None
+
+
+def _classes(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Recall by class, those that changed most first."""
-    found = [{row["label"]: float(row["recall"]) for row in _read_csv(run.run.folder / "reports/evaluate/per_class.csv")} for run in runs]
+    found = [
+        {row["label"]: _number(row.get("recall")) for row in _read_csv(run.folder / "reports/evaluate/per_class.csv") if row.get("label")}
+        for run in runs
+    ]
     labels = sorted({label for recalls in found for label in recalls})
     rows = [{"label": label, "recalls": [recalls.get(label) for recalls in found]} for label in labels]
     return sorted(rows, key=lambda row: -abs((row["recalls"][-1] or 0.0) - (row["recalls"][0] or 0.0)))
 
 
-def flipped(before: Path, after: Path) -> tuple[list[Flip], int]:
-    """Test images that one run knew and the other did not, those lost first; and of how many images both tell, with the same label."""
-    old, new = ({row["path"]: row for row in _read_csv(folder / "reports/evaluate/predictions.csv")} for folder in (before, after))
-    both = [path for path in old if path in new and old[path]["actual"] == new[path]["actual"]]
-    flips = [
-        Flip(path, old[path]["actual"], old[path]["predicted"], new[path]["predicted"])
-        for path in both
-        if (old[path]["predicted"] == old[path]["actual"]) != (new[path]["predicted"] == new[path]["actual"])
-    ]
-    return sorted(flips, key=lambda flip: (flip.before != flip.actual, flip.actual, flip.path)), len(both)
+def flipped(before: Path, after: Path) -> Answers:
+    """Test images that two runs answered differently: those lost first, then those gained, then those that neither knew."""
+    old, new = ({row.get("path"): row for row in _read_csv(folder / "reports/evaluate/predictions.csv")} for folder in (before, after))
+    both = [path for path in old if path and path in new and old[path].get("actual") == new[path].get("actual")]
+    rows = [(path, old[path].get("actual"), old[path].get("predicted"), new[path].get("predicted")) for path in both]
+    flips = [Flip(*map(str, row)) for row in rows if row[2] != row[3]]
+    ordered = sorted(flips, key=lambda flip: (not flip.is_lost, not flip.is_gained, flip.actual, flip.path))
+    return Answers(tuple(ordered), len(both), max(len(old), len(new)))
 
 
-def chance(first: Run, last: Run, everyone: Sequence[Run], flips: Sequence[Flip], num_compared: int) -> Chance:
-    """By repetitions with other seeds, where there are any; else by McNemar's test on the same images; else by the intervals.
+def chance(first: Run, last: Run, everyone: Sequence[Run], answers: Answers) -> Chance:
+    """By repetitions with other seeds, where there are enough; else by McNemar's test on the same images; else by the intervals.
 
     The test and the intervals know the chance of the images, and not that of the seeds, which comes on top of it.
     """
     if bool(first.failure) != bool(last.failure):
-        failed = first if first.failure else last
-        return Chance(True, f"{failed.id} failed, and the other did not")
-    values = [run.metrics.get(f"evaluate/{MAIN}") for run in (first, last)]
-    if values[0] is None or values[1] is None:
+        return Chance(None, f"{(first if first.failure else last).id} failed, and the other did not")
+    values = [run.metrics.get(f"evaluate/{MAIN}", math.nan) for run in (first, last)]
+    if not all(map(math.isfinite, values)):
         return Chance(None, "not both were evaluated")
-    difference = abs(values[1] - values[0])
-    groups = [_repetitions(run, everyone) for run in (first, last)]
-    degrees = sum(len(group) - 1 for group in _distinct(groups))
-    if degrees:
-        spread = math.sqrt(sum(sum((value - statistics.fmean(group)) ** 2 for value in group) for group in _distinct(groups)) / degrees)
-        margin = T[min(degrees, len(T)) - 1] * spread * math.sqrt(2)
-        numbers = " and ".join(str(len(group)) for group in groups)
-        told = f"with other seeds ({numbers} runs) two runs are up to {margin:.3f} apart by chance; these are {difference:.3f}"
-        return Chance(difference > margin, told)
-    if num_compared:
-        lost = sum(flip.before == flip.actual for flip in flips)
-        gained = len(flips) - lost
-        beyond = abs(lost - gained) > Z * math.sqrt(max(1, lost + gained))
-        return Chance(beyond, f"of the same {num_compared} test images {lost} were lost and {gained} gained (McNemar; no repeated seeds)")
-    margin = Z * math.sqrt(sum(_variance(run) for run in (first, last)))
-    told = f"by the intervals two such accuracies are up to {margin:.3f} apart by chance; these are {difference:.3f}"
+    return _by_seeds(first, last, everyone) or _by_answers(answers) or _by_intervals(first, last)
+
+
+def _by_seeds(first: Run, last: Run, everyone: Sequence[Run]) -> Chance | None:
+    """Student's t for two single runs, by the pooled spread of repetitions with other seeds; None if they are too few."""
+    groups = {_identity(run): _accuracies_by_seed(run, everyone) for run in (first, last)}
+    degrees = sum(len(group) - 1 for group in groups.values())
+    if degrees < LEAST_DEGREES:
+        return None
+    squares = sum((value - statistics.fmean(group.values())) ** 2 for group in groups.values() for value in group.values())
+    margin = student_t(degrees) * math.sqrt(2 * squares / degrees)
+    difference = abs(last.metrics[f"evaluate/{MAIN}"] - first.metrics[f"evaluate/{MAIN}"])
+    numbers = " and ".join(str(len(group)) for group in groups.values())
+    told = f"by repetitions with other seeds ({numbers}) two runs are up to {margin:.3f} apart by chance; these are {difference:.3f}"
     return Chance(difference > margin, told)
 
 
-def _repetitions(run: Run, everyone: Sequence[Run]) -> list[float]:
-    """The accuracies of the run and of its repetitions with other seeds."""
+def student_t(degrees: int) -> float:
+    """The quantile of Student's t at 97.5 %, by its expansion about the normal (Abramowitz and Stegun 26.7.5); .7 % low at 3 degrees."""
+    z = statistics.NormalDist().inv_cdf(1 - SIGNIFICANT / 2)
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return z + sum(term / float(degrees**power) for power, term in enumerate(terms, 1))
+
+
+def _accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[str, float]:
+    """Of the run and of those that differ from it by their seeds alone: one accuracy for each seed."""
     identity = _identity(run)
-    found = [run, *(other for other in everyone if other.id != run.id and _identity(other) == identity)]
-    return [value for other in found if (value := other.metrics.get(f"evaluate/{MAIN}")) is not None]
+    found = [*(other for other in everyone if _identity(other) == identity), run]
+    return {str([other.params.get(name) for name in SEEDS]): value for other in found if math.isfinite(value := _accuracy(other))}
 
 
-def _distinct(groups: Sequence[list[float]]) -> list[list[float]]:
-    return [group for i, group in enumerate(groups) if group not in groups[:i]]
+def _accuracy(run: Run) -> float:
+    return run.metrics.get(f"evaluate/{MAIN}", math.nan)
 
 
-def _identity(run: Run) -> tuple[str, ...]:
+def _identity(run: Run) -> tuple[str, str]:
     """All that decides a run but its seeds: parameters, code and frozen inputs, as dvc.lock has them."""
     params = {name: value for name, value in run.params.items() if name not in SEEDS}
     return json.dumps(params, sort_keys=True, default=str), json.dumps(run.inputs, sort_keys=True)
 
 
-def _variance(run: Run) -> float:
-    metrics = _read_json(run.folder / "reports/evaluate/metrics.json")
-    half = (metrics.get(f"{MAIN}_high", 1.0) - metrics.get(f"{MAIN}_low", 0.0)) / 2
-    return float((half / Z) ** 2)
+def _by_answers(answers: Answers) -> Chance | None:
+    """McNemar's exact test; None if the runs were not asked about the same images."""
+    if not answers.num_compared or answers.num_compared < NEARLY_ALL * answers.num_asked:
+        return None
+    lost, gained = sum(flip.is_lost for flip in answers.flips), sum(flip.is_gained for flip in answers.flips)
+    told = f"of the same {answers.num_compared} test images {lost} were lost and {gained} gained"
+    p = mcnemar(lost, gained)
+    return Chance(p < SIGNIFICANT, f"{told}: p = {p:.2g} (McNemar), the chance of seeds not counted")
 
 
-def _curve(folder: Path, name: str) -> list[float]:
-    rows = _read_csv(folder / "reports/train/history.csv")
-    return [float(row[name]) for row in rows if row.get(name)]
+def mcnemar(lost: int, gained: int) -> float:
+    """The two-sided p of McNemar's exact test: how likely so uneven a split of the changed answers is by chance."""
+    count = lost + gained
+    return min(1.0, 2 * sum(math.comb(count, k) for k in range(min(lost, gained) + 1)) / float(2**count))
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _by_intervals(first: Run, last: Run) -> Chance:
+    ends = [[run.metrics.get(f"evaluate/{MAIN}_{end}", math.nan) for end in ("low", "high")] for run in (first, last)]
+    spreads = [high - low for low, high in ends]
+    margin = math.hypot(*spreads) / 2
+    if not math.isfinite(margin):
+        return Chance(None, "other test images, and no interval of both")
+    difference = abs(_accuracy(last) - _accuracy(first))
+    told = f"by the intervals two such accuracies are up to {margin:.3f} apart by chance; these are {difference:.3f}"
+    return Chance(difference > margin, f"{told}, the chance of seeds not counted")
+
+
+def _curve(folder: Path, name: str) -> list[float | None]:
+    return [_number(row.get(name)) for row in _read_csv(folder / "reports/train/history.csv")]
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number; None for anything else that a file may hold."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> list[Mapping[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))

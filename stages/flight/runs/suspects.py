@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.flight.record import journal
+from stages.flight.record.names import STAGES
 from stages.flight.runs.differences import Difference
 from stages.flight.runs.run import Run
 
@@ -27,20 +29,25 @@ WEIGHTS = {"data": 7.0, "code": 5.0, "param": 4.0, "package": 2.0, "setting": 1.
 SEED_WEIGHT, IDLE_WEIGHT = 0.5, 0.2
 # Packages whose numbers reach the weights; any other is an unlikely cause.
 NUMERICAL = ("tensorflow", "keras", "jax", "jaxlib", "numpy", "scipy", "opencv-python-headless", "pillow", "ml_dtypes", "python")
-# What makes the pixels of a batch, and is excused where order and first batch are the same; balancing may change weights alone.
-MAKES_PIXELS = ("prepare.", "augment.")
-BALANCING = "augment.balancing"
+# What makes the pixels of each image, and is excused where those of the first batch are the same.
+MAKES_PIXELS = "prepare."
 NAMED_BY_DIAGNOSIS = 10.0
 
 
 def suspects(found: Sequence[Difference], first: Run, last: Run) -> list[dict[str, Any]]:
     """Each with why it is where it is in the order; what cannot have had any effect is left out."""
-    worse = min((first, last), key=lambda run: run.metrics.get("evaluate/accuracy", -1.0))
+    worse = first if first.failure else min((first, last), key=lambda run: run.metrics.get("evaluate/accuracy", -1.0))
+    reached = _reached(first, last)
     named = _named_by(worse.verdict())
     same_stream = _has_same_stream(first, last)
     rows = []
     for difference in found:
+        is_beyond = difference.kind == "param" and difference.name.partition(".")[0] not in reached
+        if difference.values[0] == difference.values[-1] or is_beyond:
+            continue  # it lies between others, or in a stage that was not reached
         weight, reason = _weigh(difference, named, same_stream=same_stream)
+        if difference.kind == "code" and not {difference.name} & (first.inputs.keys() | last.inputs.keys()) and first.inputs:
+            weight, reason = IDLE_WEIGHT, "no stage depends on it"
         if weight:
             rows.append({"kind": difference.kind, "name": difference.name, "weight": round(weight, 2), "reason": reason})
     return sorted(rows, key=lambda row: (-row["weight"], row["kind"], row["name"]))
@@ -59,7 +66,7 @@ def _weigh(difference: Difference, named: Mapping[str, str], *, same_stream: boo
         weight = SEED_WEIGHT if name.endswith(".seed") else WEIGHTS_OF_PARAMS.get(name, WEIGHTS[kind]) * _size(difference)
     if kind == "package" and name not in NUMERICAL:
         return IDLE_WEIGHT, "its numbers do not reach the weights"
-    if same_stream and kind == "param" and name.startswith(MAKES_PIXELS) and name != BALANCING:
+    if same_stream and kind == "param" and name.startswith(MAKES_PIXELS):
         return IDLE_WEIGHT, "order and first batch of the training are the same, bit for bit"
     return weight, reason
 
@@ -84,6 +91,12 @@ def _named_by(verdict: Mapping[str, Any] | None) -> dict[str, str]:
     return named
 
 
+def _reached(first: Run, last: Run) -> tuple[str, ...]:
+    """The stages up to the first in which one of the runs failed."""
+    failed = [run.failure["stage"] for run in (first, last) if run.failure and run.failure["stage"] in STAGES]
+    return STAGES[: min((STAGES.index(stage) for stage in failed), default=len(STAGES)) + 1]
+
+
 def _has_same_stream(first: Run, last: Run) -> bool:
     """Whether both trainings began with the same images in the same order."""
     digests = [first_digest(run) for run in (first, last)]
@@ -92,5 +105,8 @@ def _has_same_stream(first: Run, last: Run) -> bool:
 
 def first_digest(run: Run) -> dict[str, str]:
     """The digests of a training's first epoch; none if it did not get there."""
-    records, _ = journal.read(run.folder / journal.FILE_NAME)
-    return next((dict(record["values"]) for record in records if record["type"] == "digest"), {})
+    records: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
+        records, _ = journal.read(run.folder / journal.FILE_NAME)
+    values = next((record.get("values") for record in records if record["type"] == "digest"), None)
+    return values if isinstance(values, dict) else {}
