@@ -20,7 +20,7 @@ from stages.shared.rules import Verdict, judge
 from tests.benchmarks.diagnosis import tables
 from tests.benchmarks.diagnosis.baselines import BASELINES, Baseline
 from tests.benchmarks.diagnosis.harm import harm, usual
-from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION, OTHERS
+from tests.benchmarks.diagnosis.recipes import CIFAR, FASHION, LAST, OTHERS
 from tests.benchmarks.diagnosis.result import Result
 from tests.benchmarks.diagnosis.unit import HEALTHY
 
@@ -28,7 +28,8 @@ from tests.benchmarks.diagnosis.unit import HEALTHY
 USES = {
     FASHION: "development: thresholds and scores are fitted to it",
     CIFAR: "six rules were mended on what its first scores showed",
-    OTHERS: "held out: used for nothing",
+    OTHERS: "four rules were mended on what its first scores showed",
+    LAST: "held out: used for nothing",
 }
 OPEN = ("unknown", "inconclusive")
 TOO_SMALL = "validation-too-small"  # no fault of the training: right is to leave the verdict open, or healthy
