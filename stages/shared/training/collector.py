@@ -18,8 +18,8 @@ from stages.shared.training.probe import BRIEF, Prober
 
 # Epochs whose order is looked at: the second tells whether it changes what the first shows.
 ORDERED_EPOCHS = 2
-# Images trained on between two probes. A brief probe passes 512 images forward, a third of the work of training on them: half a percent.
-IMAGES_BETWEEN_PROBES = 35_000
+# Images trained on between two probes. A brief probe passes 512 images forward, a third of the work of training on them: a quarter percent.
+IMAGES_BETWEEN_PROBES = 70_000
 
 
 class EvidenceLog:
