@@ -1,6 +1,6 @@
 """``python -m tests.benchmarks.diagnosis.fix_success FOLDER``: whether the advised change mends a run, and whether a random one does.
 
-For faults that hurt and that parameters can mend, of the data set that was used for nothing: the run again with the advised change, over
+For faults that hurt and that parameters can mend, of the data sets to which no threshold was fitted: the run again with the advised change, over
 seeds, and again with a random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost
 against the healthy twins is won back, in each figure in which it was lost, and it is as good as they are in the others. Finished runs are
 kept in FOLDER.
@@ -19,7 +19,7 @@ import numpy as np
 from stages.shared.rules import judge
 from tests.benchmarks.diagnosis.harm import LEAST_LOST, harm, lost, usual
 from tests.benchmarks.diagnosis.make_runs import make_all
-from tests.benchmarks.diagnosis.recipes import OTHERS
+from tests.benchmarks.diagnosis.recipes import LAST, OTHERS
 from tests.benchmarks.diagnosis.result import Figures, Result, kept
 from tests.benchmarks.diagnosis.score import counted, load, params_of
 from tests.benchmarks.diagnosis.unit import Unit
@@ -119,9 +119,10 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(f"usage: {__doc__}")
     folder = Path(sys.argv[1]).absolute()
-    results = load([])[OTHERS]
+    loaded = load([])
+    results = [result for dataset in (OTHERS, LAST) for result in loaded[dataset]]
     by_name = {result.unit.name: result for result in results}
-    tried = [trial for before in chosen(results) for trial in trials(before)]
+    tried = [trial for dataset in (OTHERS, LAST) for before in chosen(loaded[dataset]) for trial in trials(before)]
     make_all([trial.unit for trial in tried if trial.changes is not None and not kept(trial.unit, folder)], folder)
     mended: dict[str, list[bool]] = {"advised": [], "random": []}
     for trial in tried:
