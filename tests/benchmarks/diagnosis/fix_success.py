@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks.diagnosis.fix_success FOLDER``: whether the advised change mends a run, and whether a random one does.
 
-For faults that hurt and that parameters can mend, of the data sets to which no threshold was fitted: the run again with the advised change, over
-seeds, and again with a random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost
+For faults that hurt and that parameters can mend, of the data sets to which no threshold was fitted: the run again with the advised change,
+over seeds, and again with a random change of as many parameters to usual values. A run counts as mended when at least 80 % of what was lost
 against the healthy twins is won back, in each figure in which it was lost, and it is as good as they are in the others. Finished runs are
 kept in FOLDER.
 """
