@@ -116,10 +116,9 @@ def show_diff(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
         _tell("flight: diff compares two runs or more, and got one. Type: flight diff latest~1 latest")
         return WRONG_USAGE
-    root = find_root(Path.cwd())
-    recorded = _recorded()
     from stages.flight.runs import diff, diff_text  # which load what makes pages, and other commands do without
 
+    root, recorded = find_root(Path.cwd()), _recorded()
     answer = answers.printable(diff.diff([_find_anywhere(name, recorded) for name in options.runs], recorded, root))
     try:
         answer["page"] = str(diff.write(answer, root))

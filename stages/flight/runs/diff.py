@@ -62,7 +62,7 @@ def write(answer: dict[str, Any], root: Path) -> Path:
     path = root / journal.RECORDS_FOLDER / FOLDER / name / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = _pictures([flip["path"] for flip in answer["outcome"]["flips"][:MAX_PICTURES]], answer["runs"][-1]["data_version"], root)
-    files.write_text(path, page.render(PAGE, **answer, pictures=pictures, groups=GROUPS))
+    files.write_text(path, page.render(PAGE, **answer, pictures=pictures, max_pictures=MAX_PICTURES, groups=GROUPS))
     return path
 
 
