@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,24 @@ def test_what_a_stage_tells_of_its_end(tmp_path: Path, body: str, code: int, typ
     if kind:
         assert (records[0]["kind"], records[0]["stage"]) == (kind, "prepare")
         assert words in records[0]["message"]
+
+
+LIMITED = """
+import resource, sys
+from stages.flight.record import journal
+
+def main(log):
+    if sys.argv[1] == "limited":
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used, used))
+    raise SystemError("error return without exception set")
+
+journal.run_stage("train", main)
+"""
+
+
+@pytest.mark.parametrize(("room", "kind"), [("limited", "out-of-memory"), ("free", "exception")])
+def test_an_extension_that_does_not_tell_that_its_allocation_failed(tmp_path: Path, room: str, kind: str) -> None:
+    environment = {**os.environ, journal.RUN_FOLDER_VARIABLE: str(tmp_path)}
+    subprocess.run([sys.executable, "-c", LIMITED, room], env=environment, cwd=ROOT, check=False, capture_output=True)
+    assert [record["kind"] for record in journal.read(tmp_path / journal.FILE_NAME)[0]] == [kind]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -41,6 +42,9 @@ OUT_OF_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|cannot map zero-fill pages|cannot change memory protections|"
     r"RESOURCE_EXHAUSTED|OOM when allocating|[Oo]ut of memory"
 )
+
+# What is freed on the way out of a failed allocation counts as taken, so not quite all of the address space needs to be.
+NO_ROOM_BYTES = 64 << 20
 
 RECORD_TYPES = {
     "run": "schema, id, stage, root, workspace, host, anchor {pid, create_time}, command, experiment, mlflow_run_id, tracking_uri, "
@@ -221,4 +225,16 @@ def _write_failure(log: Journal, stage: str, error: BaseException, kind: str) ->
 def _is_out_of_memory(error: BaseException) -> bool:
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
     before = error.__cause__ or error.__context__  # libraries wrap what failed
-    return is_named or OUT_OF_MEMORY.search(str(error)) is not None or (before is not None and _is_out_of_memory(before))
+    is_nested = before is not None and _is_out_of_memory(before)
+    return is_named or is_nested or OUT_OF_MEMORY.search(str(error)) is not None or (isinstance(error, SystemError) and _is_at_address_limit())
+
+
+def _is_at_address_limit() -> bool:
+    """Whether hardly any address space is left below the limit of this process.
+
+    An extension whose allocation fails and that does not say so ends in Python's ``SystemError: error return without exception set``.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or not (statm := Path("/proc/self/statm")).exists():
+        return False
+    return soft - int(statm.read_text().split()[0]) * resource.getpagesize() < NO_ROOM_BYTES
