@@ -226,7 +226,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
     before = error.__cause__ or error.__context__  # libraries wrap what failed
     is_nested = before is not None and _is_out_of_memory(before)
-    return is_named or is_nested or OUT_OF_MEMORY.search(str(error)) is not None or (isinstance(error, SystemError) and _is_at_address_limit())
+    is_untold = isinstance(error, SystemError) and _is_at_address_limit()
+    return is_named or is_nested or is_untold or OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _is_at_address_limit() -> bool:

@@ -22,8 +22,8 @@ from stages.shared.training.collector import kernels
 KEPT_SHARE, FIXED_BYTES = 0.8, 200_000_000
 INPUT_RANGE, TOLERANCE = (-1.0, 1.0), 0.01
 LEAST_SPREAD = 0.01
-# Dynamic loss scaling leaves out steps until its factor fits: from 2^15 down to 1 at most.
 NUM_CHANGES = 8  # of which one at least changes a weight: one batch alone may be known with certainty
+# Dynamic loss scaling leaves out steps until its factor fits: from 2^15 down to 1 at most.
 LOSS_SCALING_STEPS = 16
 
 
