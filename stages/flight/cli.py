@@ -17,9 +17,10 @@ from rich.table import Table
 
 from stages.flight.runs import answers
 from stages.flight.runs.changes import shown
+from stages.flight.runs.git import CommandError
 from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
-from stages.flight.runs.share import ShareError, share
+from stages.flight.runs.share import share, take_up
 from stages.flight.runs.sync import sync
 from stages.flight.runs.which import which
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `flight runs | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOTHING_WRONG
-    except (UnknownRunError, ShareError) as error:
+    except (UnknownRunError, CommandError) as error:
         _tell(f"flight: {answers.printable(str(error))}")
         return WRONG_USAGE
 
@@ -61,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     compared = commands.add_parser("diff", help="what differs between runs, and what came of it; exit code 1 if anything does")
     compared.add_argument("runs", nargs="+", metavar="RUN", help=f"two or more; the first is what the others are seen against; {RUN_HELP}")
     compared.set_defaults(command=show_diff)
+    again = commands.add_parser("replay", help="run it again and prove that it is the same; exit code 1 if it is not")
+    again.add_argument("run", metavar="RUN", help=RUN_HELP)
+    again.add_argument("--environment", action="store_true", help="with the recorded packages, in an environment of its own, and settings")
+    again.add_argument("--until", type=_step, metavar="STEP", help="stop the training before this step (counted from 0) and show its batch")
+    again.set_defaults(command=show_replay)
     made = commands.add_parser("which", help="which recorded runs made what lies in the workspace")
     made.set_defaults(command=show_which)
     shipped = commands.add_parser("sync", help="finish dead runs, ship what has not reached MLflow; exit code 1 if something is left")
@@ -69,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("run", metavar="RUN", help=RUN_HELP)
     shared.add_argument("--with-secrets", action="store_true", help="even if uncommitted code holds what looks like a password or key")
     shared.set_defaults(command=show_share)
-    for command in (runs, why, compared, made, shipped, shared):
+    for command in (runs, why, compared, again, made, shipped, shared):
         command.add_argument("--json", action="store_true", help="one JSON value on standard output")
     return parser
 
@@ -77,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _step(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a step, counted from 0 over the whole training, got {text!r}")
     return int(text)
 
 
@@ -132,15 +144,33 @@ def show_diff(options: argparse.Namespace) -> int:
     return NOTHING_WRONG if answer["same"] else FINDING
 
 
+def show_replay(options: argparse.Namespace) -> int:
+    """`flight replay`."""
+    from stages.flight.runs import replay, replay_text
+
+    root, recorded = find_root(Path.cwd()), _recorded()
+    run = _find_anywhere(options.run, recorded)
+    answer = answers.printable(
+        replay.replay(run, recorded, root, _tell_safely, own_environment=options.environment, until=options.until),
+    )
+    if options.json:
+        _print_json(answer)
+    else:
+        replay_text.show(answer, _console())
+    return NOTHING_WRONG if replay.is_proved(answer) else FINDING
+
+
 def _find_anywhere(name: str, recorded: Sequence[Run]) -> Run:
-    """A run recorded here, else one of another machine that has reached the MLflow server."""
+    """A run recorded here, else one that a colleague has shared, or one of another machine that has reached the MLflow server."""
     try:
         return find(recorded, name)
     except NotRecordedError as unknown:
+        if take_up(name, find_root(Path.cwd())):
+            return find(_recorded(), name)
         from stages.flight.runs import remote  # takes a moment to load, and most runs are found here
 
         try:
-            run = remote.fetch(name, find_root(Path.cwd()), tell=lambda text: _tell(f"flight: {answers.printable(text)}"))
+            run = remote.fetch(name, find_root(Path.cwd()), tell=_tell_safely)
         except UnknownRunError as error:
             raise UnknownRunError(f"{error}; and here {unknown}") from error
         if run is None:
@@ -196,9 +226,12 @@ def show_share(options: argparse.Namespace) -> int:
         return NOTHING_WRONG
     print(f"Shared run {answer['run_id']}: {answer['num_files_pushed']} files pushed by DVC, code and record to {answer['git_remote']}.")
     print("A colleague, in another clone, types:")
-    print(f"  git fetch {answer['git_remote']} {answer['ref']}:{answer['ref']}")
-    print(f"  git worktree add ../{answer['run_id']} {answer['ref']} && cd ../{answer['run_id']} && dvc pull data/raw data/backbone")
+    print(f"  git fetch {answer['git_remote']} {answer['ref']}:{answer['ref']} && flight replay {answer['run_id']}")
     return NOTHING_WRONG
+
+
+def _tell_safely(text: str) -> None:
+    _tell(f"flight: {answers.printable(text)}")
 
 
 def _tell(text: str) -> None:

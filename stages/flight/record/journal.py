@@ -36,6 +36,8 @@ FILE_NAME = "journal.jsonl"
 OPENING_NAME = "run.json"
 # Set by the launcher for its stage: the run's folder; and that earlier work on the stage is not to be continued.
 RUN_FOLDER_VARIABLE, ANEW_VARIABLE = "FLIGHT_RUN_FOLDER", "FLIGHT_ANEW"
+# Set by a replay: the step of the training, counted from 0, before which it stops and shows its batch.
+UNTIL_VARIABLE = "FLIGHT_UNTIL"
 
 # How libraries say that an allocation failed: C++, the C library, the dynamic linker, TensorFlow, XLA, CUDA.
 OUT_OF_MEMORY = re.compile(
@@ -50,6 +52,7 @@ RECORD_TYPES = {
     "run": "schema, id, stage, root, workspace, host, anchor {pid, create_time}, command, experiment, mlflow_run_id, tracking_uri, "
     "mlflow_experiment",
     "capture": "part: workspace (code) or environment (packages, python, platform, hardware, settings): the state before any work",
+    "replay": "of: the run that this one repeats, and level, what it proves; or by: the run that has repeated this one, and level",
     "name": "name: what a person calls the run, made from what has changed since the run before",
     "address": "tracking_uri: where the run is shipped from now on, because its first address could not be used",
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",
@@ -96,6 +99,7 @@ class Journal:
     """Appends records to a run's journal; without a folder (a stage run bare) it keeps nothing."""
 
     def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
         self.run = folder.name if folder is not None else ""
         # For what outlives a run; a temporary workspace has it where its repository has.
         self.shared_folder = folder.parent.parent if folder is not None else Path(RECORDS_FOLDER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from stages.flight.record.journal import Journal
+from stages.flight.record import moment
+from stages.flight.record.journal import UNTIL_VARIABLE, Journal
+from stages.shared.errors import FlightError
+
+
+class StoppedError(FlightError):
+    """The training came to the step at which it was asked to stop."""
+
+    failure_kind = "interrupted"
 
 
 class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -25,6 +34,8 @@ class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._epochs: list[dict[str, dict[str, Any]]] = []
         self._inputs: dict[str, str] = {}
         self._begun, self._trained_at, self._waited_s, self._num_steps = 0.0, 0.0, 0.0, 0
+        until = os.environ.get(UNTIL_VARIABLE, "")
+        self._until = int(until) if until.isdecimal() else None
 
     def state(self) -> dict[str, Any]:
         return {"epochs": self._epochs}
@@ -39,6 +50,14 @@ class JournalCallback(keras.callbacks.Callback):  # type: ignore[misc]
         images, _, _ = self._batches.make(self._batches.epoch, 0)
         self._inputs = {"order": _digest(self._batches.order(self._batches.epoch)), "first_batch": _digest(images)}
         self._begun, self._waited_s, self._num_steps = time.monotonic(), self._batches.waited_s, 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._until is None:
+            return
+        step = self._batches.first_step + self._num_steps
+        if self._batches.epoch * self._batches.num_steps + step >= self._until and self._log.folder is not None:
+            moment.write(self.model, self._batches, self._batches.epoch, step, self._log.folder)
+            raise StoppedError(f"stopped before step {step} of epoch {self._batches.epoch} (both count from 0), as asked for.")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._num_steps += 1

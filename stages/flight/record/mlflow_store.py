@@ -51,7 +51,7 @@ class Store:
         self.folder = folder
         records = journal.read_run(folder)
         self._opening = records[0]
-        self._root = Path(self._opening["root"])
+        self._root = folder.resolve().parents[2]
         self._uri = journal.address(records)
         self._next_heartbeat = 0.0
         try:
@@ -104,14 +104,15 @@ class Store:
         self._tag(_live_tags(records))
         self._log_metrics(records)
         ending = next((record for record in records if record["type"] == "end"), None)
+        is_over = ending is not None or recorder_process.state(self.folder)["complete"]  # to a run that has ended something is added
         if ending is not None:
             self._finish(ending)
-        elif time.monotonic() >= self._next_heartbeat:
+        elif not is_over and time.monotonic() >= self._next_heartbeat:
             self._show_life()
         if records or self._next_heartbeat == 0.0:
-            recorder_process.remember(self.folder, offset=offset, complete=ending is not None, problem=None)
+            recorder_process.remember(self.folder, offset=offset, complete=is_over, problem=None)
             self._offset = offset
-        return ending is not None
+        return is_over
 
     def _show_life(self) -> None:
         self._next_heartbeat = time.monotonic() + recorder_process.HEARTBEAT_S
@@ -225,7 +226,7 @@ class Store:
 
     def _finish(self, ending: dict[str, Any]) -> None:
         records = journal.read_run(self.folder)
-        name = next((record["name"] for record in records if record["type"] == "name"), self._opening["id"])
+        name = next((record["name"] for record in reversed(records) if record["type"] == "name"), self._opening["id"])
         self._forget_failure()
         self._tag(description.tags_of_ended(self.folder, name, ending))
         # The status first: an artifact that cannot be stored must not leave the run RUNNING.
@@ -233,7 +234,8 @@ class Store:
         self._delete_duplicates()
         self._log_datasets(records)
         self._log_artifacts(records, ending)
-        if (self.folder / "model/input_example.npy").is_file():
+        is_replay = any(record["type"] == "replay" and "of" in record for record in records)  # which is not to become the champion
+        if (self.folder / "model/input_example.npy").is_file() and not is_replay:
             from stages.flight.record import mlflow_model
 
             mlflow_model.log(self._client, str(self._run_id), self.folder, Path(self._opening["workspace"]))
@@ -290,6 +292,9 @@ def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
             tags[names.TAG_DESCRIPTION] = description.while_running(record["stage"], record["time"])
         elif record["type"] == "resumed":
             tags[names.TAG_RESUMED] = record["run"]
+        elif record["type"] == "replay":
+            known = {names.TAG_REPLAY_OF: record.get("of"), names.TAG_REPLAY_LEVEL: record.get("level")}
+            tags |= {name: str(value) for name, value in known.items() if value}
     return tags
 
 

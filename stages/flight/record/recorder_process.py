@@ -97,6 +97,12 @@ def state(folder: Path) -> dict[str, Any]:
     return {**empty, **found} if isinstance(found, dict) else empty
 
 
+def is_shipped(folder: Path) -> bool:
+    """Whether all that the journal holds has arrived: something may be added to a run that has ended."""
+    found = state(folder)
+    return bool(found["complete"] and found["offset"] >= (folder / journal.FILE_NAME).stat().st_size)
+
+
 def remember(folder: Path, **changes: Any) -> None:
     """Change the state of the run's way to MLflow; only its recorder does."""
     files.write_json(folder / STATE_NAME, {**state(folder), **changes})
@@ -107,7 +113,7 @@ def unshipped(runs: Path) -> list[Path]:
     found = []
     for folder in sorted(runs.glob("[!.]*/"), reverse=True):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if not state(folder)["complete"] and not is_alive(folder):
+            if not is_shipped(folder) and not is_alive(folder):
                 opening = journal.read_run(folder)[0]
                 if opening["host"] == socket.gethostname() or not is_live(opening, folder):
                     found.append(folder)

@@ -92,7 +92,7 @@ def from_folder(folder: Path) -> Run:
         **{field.name: getattr(summary, field.name) for field in fields(Summary)},
         folder=folder,
         mlflow_run_id=shipped["run_id"],
-        is_shipped=shipped["complete"],
+        is_shipped=recorder_process.is_shipped(folder),
         problem=shipped["problem"],
     )
 
@@ -122,7 +122,7 @@ def _summarise(folder: Path, records: Records) -> Summary:
     code: dict[str, Any] = next((record["code"] for record in records if record.get("part") == "workspace"), {})
     return Summary(
         id=opening["id"],
-        name=next((record["name"] for record in records if record["type"] == "name"), opening["experiment"] or opening["id"]),
+        name=next((record["name"] for record in reversed(records) if record["type"] == "name"), opening["experiment"] or opening["id"]),
         experiment=opening["experiment"],
         host=opening["host"],
         started=opening["time"],

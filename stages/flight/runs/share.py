@@ -1,26 +1,30 @@
-"""What a colleague needs to run it again: the frozen images in the DVC remote, code and record in the git remote."""
+"""What a colleague needs to run it again: images by DVC, code and record by git; and the other end of it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal
+from stages.flight.record import address, journal, recorder_process
 from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
 from stages.flight.record.secrets import mask, mask_lines
+from stages.flight.runs.git import CommandError, content, git
 from stages.flight.runs.run import Run
 
 # Where the record lies in the commit that is shared.
 RECORD_FOLDER = "flight-record"
+SHARED = (journal.FILE_NAME, journal.OPENING_NAME, recorder_process.VERDICT_NAME, "reports/evaluate/predictions.csv")
+WHOLE = ("dvc.lock", "params.yaml")
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 # What a replay takes as it is; everything else it makes anew.
 FROZEN = ("data/raw", "data/backbone")
 
 
-class ShareError(Exception):
-    """The run cannot be shared; the message says what is missing and what to type."""
+class ShareError(CommandError):
+    """The run cannot be shared."""
 
 
 def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
@@ -42,37 +46,37 @@ def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
             f"Move it to a file that git ignores and run again; or, if it is none, type: flight share --with-secrets {run.id}"
         )
     num_pushed = _push_data(commit, root)
-    _git(root, "push", "--quiet", "--force", git_remote, f"{commit}:{ref}")
+    git(root, "push", "--quiet", "--force", git_remote, f"{commit}:{ref}")
     return {"run_id": run.id, "ref": ref, "commit": commit, "git_remote": git_remote, "num_files_pushed": num_pushed}
 
 
 def _seal(run: Run, root: Path, ref: str) -> str:
     """A commit on top of the captured code: the dvc.lock that the run ended with, where the images are, and the record, secrets masked."""
-    head = _git(root, "rev-parse", "--verify", "--quiet", f"{run.commit}^{{commit}}", or_else="")
+    head = git(root, "rev-parse", "--verify", "--quiet", f"{run.commit}^{{commit}}", or_else="")
     if not head:
         raise ShareError(f"git no longer has the code of run {run.id} ({run.commit}). A colleague may: git fetch {_git_remote(root)} {ref}")
-    whole = {"dvc.lock": run.folder / "dvc.lock", "params.yaml": run.folder / "params.yaml", ".dvc/config": root / ".dvc/config"}
-    record = {f"{RECORD_FOLDER}/{name}": run.folder / name for name in (journal.FILE_NAME, journal.OPENING_NAME, "diagnosis/verdict.json")}
-    prefix = _git(root, "rev-parse", "--show-prefix")
+    whole = {**{name: run.folder / name for name in WHOLE}, ".dvc/config": root / ".dvc/config"}
+    record = {f"{RECORD_FOLDER}/{name}": run.folder / name for name in SHARED}
+    prefix = git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory() as temporary:
         own = {**IDENTITY, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
-        _git(root, "read-tree", head, own=own)
+        git(root, "read-tree", head, own=own)
         for name, path in {**whole, **record}.items():
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
                 shared = mask_lines(text) if name in record else text
-                blob = _git(root, "hash-object", "-w", "--stdin", given=shared)
-                _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
-        tree = _git(root, "write-tree", own=own)
-        return _git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
+                blob = git(root, "hash-object", "-w", "--stdin", given=shared)
+                git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
+        tree = git(root, "write-tree", own=own)
+        return git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
 
 
 def _files_with_secrets(captured: str, sealed: str, root: Path) -> list[str]:
     """Of the files that are shared and that the run's commit had not, those in which something would be masked."""
-    before = _git(root, "rev-parse", "--verify", "--quiet", f"{captured}^", or_else=EMPTY_TREE)
+    before = git(root, "rev-parse", "--verify", "--quiet", f"{captured}^", or_else=EMPTY_TREE)
     compare = ("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=d")
-    names = _git(root, *compare, "--name-only", before, sealed, "--", ":(top)", f":(exclude,top){RECORD_FOLDER}").split("\0")
-    added = {name: _git(root, *compare, "-p", "--unified=0", before, sealed, "--", f":(top,literal){name}") for name in names if name}
+    names = git(root, *compare, "--name-only", before, sealed, "--", ":(top)", f":(exclude,top){RECORD_FOLDER}").split("\0")
+    added = {name: git(root, *compare, "-p", "--unified=0", before, sealed, "--", f":(top,literal){name}") for name in names if name}
     return [name for name, patch in added.items() if mask(patch) != patch]
 
 
@@ -89,24 +93,33 @@ def _push_data(commit: str, root: Path) -> int:
         raise ShareError(f"DVC could not push the images: {mask(str(error))}. Type: dvc remote list; dvc status --cloud") from error
 
 
+def take_up(name: str, root: Path) -> bool:
+    """Make records here of the shared runs whose id begins with ``name`` and whose refs have been fetched; whether there was one."""
+    refs = git(root, "for-each-ref", "--format=%(refname)", REF_PREFIX, or_else="").split()
+    runs = root / journal.RECORDS_FOLDER / "runs"
+    ids = [run_id for ref in refs if RUN_ID.fullmatch(run_id := ref.removeprefix(REF_PREFIX)) and run_id.startswith(name)]
+    return bool([run_id for run_id in ids if name and not (runs / run_id).exists() and _take_up(run_id, runs, root)])
+
+
+def _take_up(run_id: str, runs: Path, root: Path) -> bool:
+    ref = REF_PREFIX + run_id
+    kept = {name: content(root, ref, f"{RECORD_FOLDER}/{name}") for name in SHARED} | {name: content(root, ref, name) for name in WHOLE}
+    if kept[journal.FILE_NAME] is None or kept[journal.OPENING_NAME] is None:
+        return False
+    beside = runs / f".{run_id}"
+    shutil.rmtree(beside, ignore_errors=True)
+    for name, found in kept.items():
+        if found is not None:
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).write_bytes(found)
+    # Its maker's store is not here, or it is there already: then it is found by its id.
+    journal.Journal(beside).write("address", tracking_uri=address.tracking_uri(root))
+    beside.rename(runs / run_id)
+    return True
+
+
 def _git_remote(root: Path) -> str:
-    remotes = _git(root, "remote").split()
+    remotes = git(root, "remote").split()
     if not remotes:
         raise ShareError("git has no remote to push the code to. Type: git remote add origin git@host:team/project.git")
     return "origin" if "origin" in remotes else remotes[0]
-
-
-def _git(root: Path, *arguments: str, own: dict[str, str] | None = None, given: str = "", or_else: str | None = None) -> str:
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=root,
-        env={**os.environ, **(own or {})},
-        input=given.encode("utf-8", "surrogateescape"),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        if or_else is not None:
-            return or_else
-        raise ShareError(f"git {arguments[0]}: {mask(done.stderr.decode('utf-8', 'replace').strip())}")
-    return os.fsdecode(done.stdout).strip()
