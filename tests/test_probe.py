@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -228,3 +231,24 @@ def test_a_hopeless_training_is_asked_why_before_it_is_stopped(classifier: Any) 
     assert known is not None
     assert {(probe.moment, probe.epoch) for probe in known.probes} == {("end", 3)}
     assert len(known.objectives) == 1
+
+
+def test_norms_do_not_depend_on_the_kernels_that_blas_chooses() -> None:
+    """OpenBLAS sums in another order on another processor, and shows it in the last digits of a float32."""
+    code = (
+        "import numpy as np; from stages.shared.training.collector import _norms\n"
+        "array = np.random.default_rng(0).normal(size=(400, 1000)).astype(np.float32)\n"
+        "print(_norms([array]))"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OPENBLAS_CORETYPE": core},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for core in ("Haswell", "Prescott")
+    ]
+    assert told[0].stdout == told[1].stdout
