@@ -242,7 +242,7 @@ def test_what_another_machine_tells_is_no_option_of_git_and_no_path(kept: Path) 
     answer = compared(kept, first(kept), evil)
     assert victim.read_text() == "precious"
     answer["runs"][0]["id"] = "../../../../outside"
-    assert diff.write(answer, kept).is_relative_to(kept / ".flight/comparisons")
+    assert diff.write(answer | {"test": None}, [evil], kept).is_relative_to(kept / ".flight/comparisons")
 
 
 def test_failures_of_other_kinds_are_no_same(kept: Path) -> None:

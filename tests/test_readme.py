@@ -17,8 +17,15 @@ from tests import tiny
 from tests.imports import ROOT
 
 README = (ROOT / "README.md").read_text()
-# These serve until they are stopped, test what is being tested, or are shown with their output.
-NOT_RUN = {"make ui", "make test", "make test-slow", "python -m tests.tiny ../tiny", "dvc exp run -S train.learning_rate=3"}
+# These serve until they are stopped, test what is being tested, take long and have tests of their own, or are shown with their output.
+NOT_RUN = {
+    "make ui",
+    "make test",
+    "make test-slow",
+    "flight replay latest",
+    "python -m tests.tiny ../tiny",
+    "dvc exp run -S train.learning_rate=3",
+}
 
 
 def commands() -> list[str]:

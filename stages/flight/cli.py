@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     why.set_defaults(command=show_why)
     compared = commands.add_parser("diff", help="what differs between runs, and what came of it; exit code 1 if anything does")
     compared.add_argument("runs", nargs="+", metavar="RUN", help=f"two or more; the first is what the others are seen against; {RUN_HELP}")
+    compared.add_argument(
+        "--test", action="store_true", help="of two runs: find the cause by trainings in between (it asks before it begins)"
+    )
     compared.set_defaults(command=show_diff)
     again = commands.add_parser("replay", help="run it again and prove that it is the same; exit code 1 if it is not")
     again.add_argument("run", metavar="RUN", help=RUN_HELP)
@@ -128,12 +131,17 @@ def show_diff(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
         _tell("flight: diff compares two runs or more, and got one. Type: flight diff latest~1 latest")
         return WRONG_USAGE
+    if options.test and len(options.runs) > 2:
+        _tell("flight: --test is about two runs. Type: flight diff A B --test")
+        return WRONG_USAGE
     from stages.flight.runs import diff, diff_text  # which load what makes pages, and other commands do without
 
     root, recorded = find_root(Path.cwd()), _recorded()
-    answer = answers.printable(diff.diff([_find_anywhere(name, recorded) for name in options.runs], recorded, root))
+    runs = [_find_anywhere(name, recorded) for name in options.runs]
+    tested = _test(runs, recorded, root) if options.test else None
+    answer = answers.printable(diff.diff(runs, recorded, root) | {"test": tested})
     try:
-        answer["page"] = str(diff.write(answer, root))
+        answer["page"] = str(diff.write(answer, runs, root))
     except OSError as error:
         answer["page"] = None
         _tell(f"flight: the page cannot be written ({error}).")
@@ -142,6 +150,21 @@ def show_diff(options: argparse.Namespace) -> int:
     else:
         diff_text.show(answer, _console())
     return NOTHING_WRONG if answer["same"] else FINDING
+
+
+def _test(runs: Sequence[Run], recorded: Sequence[Run], root: Path) -> dict[str, Any] | None:
+    """The cause by trainings in between, if the user wants them; None if not."""
+    from stages.flight.runs import diff_test
+
+    plan = diff_test.plan(runs[0], runs[1], recorded, root)
+    _tell_safely(plan.sentence)
+    if plan.num_trainings:
+        sys.stderr.write("flight: begin? It may be interrupted, and goes on when the same is typed again. [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            _tell("flight: nothing was trained.")
+            return None
+    return diff_test.carry_out(plan, root, _tell_safely)
 
 
 def show_replay(options: argparse.Namespace) -> int:

@@ -53,6 +53,8 @@ RECORD_TYPES = {
     "mlflow_experiment",
     "capture": "part: workspace (code) or environment (packages, python, platform, hardware, settings): the state before any work",
     "replay": "of: the run that this one repeats, and level, what it proves; or by: the run that has repeated this one, and level",
+    "hybrid": "of: the two runs between which this one lies, switched: what it has from the second",
+    "comparison": "page: the page of a comparison with this run, in its folder",
     "name": "name: what a person calls the run, made from what has changed since the run before",
     "address": "tracking_uri: where the run is shipped from now on, because its first address could not be used",
     "stage-start": "stage, launcher {pid, create_time}, process {pid, create_time}",

@@ -101,6 +101,8 @@ class Store:
         for record in records:
             if record["type"] == "capture" and record["part"] == "workspace":
                 self._log_capture(record["code"])
+            elif record["type"] == "comparison" and (self.folder / record["page"]).is_file():
+                self._client.log_artifact(self._run_id, str(self.folder / record["page"]), str(Path(record["page"]).parent))
         self._tag(_live_tags(records))
         self._log_metrics(records)
         ending = next((record for record in records if record["type"] == "end"), None)
@@ -234,8 +236,9 @@ class Store:
         self._delete_duplicates()
         self._log_datasets(records)
         self._log_artifacts(records, ending)
-        is_replay = any(record["type"] == "replay" and "of" in record for record in records)  # which is not to become the champion
-        if (self.folder / "model/input_example.npy").is_file() and not is_replay:
+        # A run that serves to explain another is not to become the champion.
+        is_service = any(record["type"] == "hybrid" or (record["type"] == "replay" and "of" in record) for record in records)
+        if (self.folder / "model/input_example.npy").is_file() and not is_service:
             from stages.flight.record import mlflow_model
 
             mlflow_model.log(self._client, str(self._run_id), self.folder, Path(self._opening["workspace"]))
@@ -267,7 +270,7 @@ class Store:
         self._client.log_inputs(self._run_id, inputs)
 
     def _log_artifacts(self, records: list[dict[str, Any]], ending: dict[str, Any]) -> None:
-        for folder in ("reports", "diagnosis", "previews"):
+        for folder in ("reports", "diagnosis", "previews", "moment"):
             if (self.folder / folder).is_dir():
                 self._client.log_artifacts(self._run_id, str(self.folder / folder), folder)
         for name in (journal.FILE_NAME, "params.yaml", "dvc.lock", "changes.patch"):
@@ -295,6 +298,9 @@ def _live_tags(records: list[dict[str, Any]]) -> dict[str, str]:
         elif record["type"] == "replay":
             known = {names.TAG_REPLAY_OF: record.get("of"), names.TAG_REPLAY_LEVEL: record.get("level")}
             tags |= {name: str(value) for name, value in known.items() if value}
+        elif record["type"] == "hybrid":
+            tags[names.TAG_HYBRID_OF] = " ".join(record["of"])
+            tags[names.TAG_HYBRID_SWITCHED] = ", ".join(record["switched"])
     return tags
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import journal, lock
+from stages.flight.record import journal, lock, recorder_process
 from stages.flight.runs.differences import differences, not_compared, patch, recorded
 from stages.flight.runs.outcome import outcome
 from stages.flight.runs.run import Run
@@ -54,16 +54,30 @@ def _described(run: Run) -> dict[str, Any]:
     return described | {"data_version": version}
 
 
-def write(answer: dict[str, Any], root: Path) -> Path:
-    """The page of an answer; one for the same runs takes the place of an earlier one."""
+def write(answer: dict[str, Any], runs: Sequence[Run], root: Path) -> Path:
+    """The page of an answer; one for the same runs takes the place of an earlier one. The newest run's record gets it too, for MLflow."""
     name = "-".join(run["id"] for run in answer["runs"])
     if len(name) > 100 or not re.fullmatch(r"[\w-]+", name, re.ASCII):  # what a file system takes, and no way out of the folder
         name = f"{len(answer['runs'])}-runs-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     path = root / journal.RECORDS_FOLDER / FOLDER / name / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = _pictures([flip["path"] for flip in answer["outcome"]["flips"][:MAX_PICTURES]], answer["runs"][-1]["data_version"], root)
-    files.write_text(path, page.render(PAGE, **answer, pictures=pictures, max_pictures=MAX_PICTURES, groups=GROUPS))
+    text = page.render(PAGE, **answer, pictures=pictures, max_pictures=MAX_PICTURES, groups=GROUPS)
+    files.write_text(path, text)
+    newest = max(runs, key=lambda run: (run.started, run.id))
+    if newest.ended is not None and newest.folder.parent == root / journal.RECORDS_FOLDER / "runs":
+        _log(text, Path(FOLDER) / name / "index.html", newest, root)
     return path
+
+
+def _log(text: str, name: Path, run: Run, root: Path) -> None:
+    """Have a recorded run show the page in MLflow, unless it does."""
+    path = run.folder / name
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, text)
+        journal.Journal(run.folder).write("comparison", page=str(name))
+        recorder_process.ensure(run.folder, root)
 
 
 def _pictures(names: Sequence[str], data_version: str | None, root: Path) -> dict[str, str]:

@@ -30,7 +30,22 @@ def show(answer: dict[str, Any], console: Console) -> None:
         rows = [(_name(one), [_short(value) for value in one["values"]]) for one in answer["differences"] if one["kind"] == kind]
         if rows:
             _table(heading, heads, rows, console)
-    came_out = answer["outcome"]
+    _table("outcome", heads, _outcome_rows(answer["outcome"]), console)
+    chance = answer["outcome"]["chance"]
+    beyond = {True: "[bold]more than chance[/]", False: "no more than chance", None: "not known whether by chance"}[chance["beyond"]]
+    console.print(f"\naccuracy: {beyond}: {escape(chance['how'])}", highlight=False)
+    if answer["test"]:
+        _show_test(answer["test"], console)
+    elif answer["suspects"] and chance["beyond"] is not False:
+        console.print("\n[bold]suspects[/], the likeliest first")
+        for number, suspect in enumerate(answer["suspects"][:MAX_ROWS], 1):
+            reason = f" ({suspect['reason']})" if suspect["reason"] else ""
+            console.print(f"  {number}. {escape(suspect['name'] + reason)}", highlight=False)
+    if answer["page"]:
+        console.print(f"\npage: {escape(answer['page'])}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _outcome_rows(came_out: dict[str, Any]) -> list[tuple[str, list[str]]]:
     rows = []
     for metric in came_out["metrics"]:
         figures = zip(metric["values"], metric["intervals"], strict=True)
@@ -39,18 +54,17 @@ def show(answer: dict[str, Any], console: Console) -> None:
     rows += [(f"recall of {row['label']}", [_figure(recall) for recall in row["recalls"]]) for row in changed[:MAX_CLASSES]]
     if any(came_out["failures"]):
         rows.append(("failure", [f"{one['stage']}: {one['kind']}" if one else "" for one in came_out["failures"]]))
-    rows.append(("verdict", [verdict or "" for verdict in came_out["verdicts"]]))
-    _table("outcome", heads, rows, console)
-    chance = came_out["chance"]
-    beyond = {True: "[bold]more than chance[/]", False: "no more than chance", None: "not known whether by chance"}[chance["beyond"]]
-    console.print(f"\naccuracy: {beyond}: {escape(chance['how'])}", highlight=False)
-    if answer["suspects"] and chance["beyond"] is not False:
-        console.print("\n[bold]suspects[/], the likeliest first")
-        for number, suspect in enumerate(answer["suspects"][:MAX_ROWS], 1):
-            reason = f" ({suspect['reason']})" if suspect["reason"] else ""
-            console.print(f"  {number}. {escape(suspect['name'] + reason)}", highlight=False)
-    if answer["page"]:
-        console.print(f"\npage: {escape(answer['page'])}", style="dim", highlight=False, soft_wrap=True)
+    return [*rows, ("verdict", [verdict or "" for verdict in came_out["verdicts"]])]
+
+
+def _show_test(test: dict[str, Any], console: Console) -> None:
+    """What each factor has changed, in the order in which they were switched."""
+    console.print(f"\n[bold]tested[/]: {escape(test['sentence'])}", highlight=False)
+    for step in test["steps"]:
+        error = f"± {test['margin']:.3f}" + ("" if step["beyond"] else ", no more than chance")
+        console.print(f"  {step['before']:.3f} → {step['after']:.3f} ({error}): {escape(step['factor'])}", highlight=False)
+    for name in test["not_needed"]:
+        console.print(f"  what is left is no more than chance: {escape(name)}", style="dim", highlight=False)
 
 
 def _name(difference: dict[str, Any]) -> str:

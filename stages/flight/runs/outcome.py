@@ -128,7 +128,7 @@ def chance(first: Run, last: Run, everyone: Sequence[Run], answers: Answers) -> 
 
 def _by_seeds(first: Run, last: Run, everyone: Sequence[Run]) -> Chance | None:
     """Student's t for two single runs, by the pooled spread of repetitions with other seeds; None if they are too few."""
-    groups = {_identity(run): _accuracies_by_seed(run, everyone) for run in (first, last)}
+    groups = {_identity(run): accuracies_by_seed(run, everyone) for run in (first, last)}
     degrees = sum(len(group) - 1 for group in groups.values())
     if degrees < LEAST_DEGREES:
         return None
@@ -147,14 +147,15 @@ def student_t(degrees: int) -> float:
     return z + sum(term / float(degrees**power) for power, term in enumerate(terms, 1))
 
 
-def _accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[str, float]:
+def accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[str, float]:
     """Of the run and of those that differ from it by their seeds alone: one accuracy for each seed."""
     identity = _identity(run)
     found = [*(other for other in everyone if _identity(other) == identity), run]
-    return {str([other.params.get(name) for name in SEEDS]): value for other in found if math.isfinite(value := _accuracy(other))}
+    return {str([other.params.get(name) for name in SEEDS]): value for other in found if math.isfinite(value := accuracy(other))}
 
 
-def _accuracy(run: Run) -> float:
+def accuracy(run: Run) -> float:
+    """On the test split; NaN if the run was not evaluated."""
     return run.metrics.get(f"evaluate/{MAIN}", math.nan)
 
 
@@ -186,7 +187,7 @@ def _by_intervals(first: Run, last: Run) -> Chance:
     margin = math.hypot(*spreads) / 2
     if not math.isfinite(margin):
         return Chance(None, "other test images, and no interval of both")
-    difference = abs(_accuracy(last) - _accuracy(first))
+    difference = abs(accuracy(last) - accuracy(first))
     told = f"by the intervals two such accuracies are up to {margin:.3f} apart by chance; these are {difference:.3f}"
     return Chance(difference > margin, f"{told}, the chance of seeds not counted")
 

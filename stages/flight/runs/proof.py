@@ -16,6 +16,7 @@ from stages.flight.runs.differences import Difference, Recorded, differences
 from stages.flight.runs.outcome import chance, flipped
 from stages.flight.runs.run import KILLED_KINDS, Run
 from stages.flight.runs.suspects import NUMERICAL
+from stages.shared import paths
 
 Level = Literal["weights", "predictions", "metrics", "failure", "inputs", "none"]
 # Largest difference of a probability at which two predictions count as the same: single precision over a network of 50 layers leaves
@@ -30,7 +31,7 @@ DONE = ("ran", "cached")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was compared; ``is_input`` is what went in as recorded, ``is_environment`` what it was run with."""
+    """One thing that was compared: what went in, what it was run with, what came of the training, and (none of these) the rest."""
 
     name: str
     original: Any
@@ -38,6 +39,7 @@ class Check:
     equal: bool
     is_input: bool = False
     is_environment: bool = False
+    is_training: bool = False
 
 
 def stages_of(run: Run) -> list[str]:
@@ -76,7 +78,9 @@ def compare(original: Recorded, replay: Recorded, damaged: Mapping[str, tuple[st
             checks += _digests(original.run, replay.run)
         if stage in stages:
             outs = [lock.outs(locked).get(stage, {}) for locked in (recorded, found)]
-            checks += [_check(path, *(of_run.get(path) for of_run in outs)) for path in sorted(outs[0])]
+            checks += [
+                _check(path, *(of_run.get(path) for of_run in outs), is_training=path == str(paths.MODEL)) for path in sorted(outs[0])
+            ]
     return checks + _failure(original.run, replay.run)
 
 
@@ -143,9 +147,9 @@ def _digests(original: Run, replay: Run) -> list[Check]:
         for name in DIGESTS:
             other = of_runs[1].get(epoch, {}).get(name)
             if values.get(name) != other:
-                return [Check(f"epoch {epoch}, {name.replace('_', ' ')}", values.get(name), other, equal=False)]
+                return [Check(f"epoch {epoch}, {name.replace('_', ' ')}", values.get(name), other, equal=False, is_training=True)]
     told = f"order, images, loss and weights of {len(of_runs[0])} epochs"
-    return [Check(told, "as recorded", "the same", equal=True)] if of_runs[0] else []
+    return [Check(told, "as recorded", "the same", equal=True, is_training=True)] if of_runs[0] else []
 
 
 def _failure(original: Run, replay: Run) -> list[Check]:
@@ -190,7 +194,8 @@ def level(checks: Sequence[Check], original: Run, replay: Run, everyone: Sequenc
     came_out = [check for check in checks if not check.is_input and not check.is_environment]
     if original.failure is not None:
         return "failure" if all(check.equal for check in came_out) else "inputs"
-    if all(check.equal for check in came_out):
+    of_training = [check for check in came_out if check.is_training]
+    if replay.failure is None and all(check.equal for check in of_training or came_out):
         return "weights"
     if _same_predictions(original.folder / PREDICTIONS, replay.folder / PREDICTIONS):
         return "predictions"

@@ -23,9 +23,10 @@ class Ending:
     A run that was ended from outside is ended again in the same way, once its stage has told as much as the original's had.
     """
 
-    def __init__(self, original: Run, workspace: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, original: Run, workspace: Path, tell: Callable[[str], None], *, strikes: bool) -> None:
         self._workspace, self._tell = workspace, tell
-        self._failure = original.failure if original.failure and original.failure["kind"] in KILLED_KINDS else None
+        was_killed = original.failure is not None and original.failure["kind"] in KILLED_KINDS
+        self._failure = original.failure if was_killed and strikes else None
         records = journal.read_run(original.folder)
         self._num_told = len(progress(records, self._failure))
         self._digests = {record["epoch"]: record["values"] for record in records if record["type"] == "digest"}

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 MEANINGS = {
-    "weights": "the model is the same, bit for bit",
+    "weights": "what it made is the same, bit for bit",
     "predictions": "the same answer for each test image, with the same probability",
     "metrics": "the accuracy is the same but for chance",
     "failure": "it failed again: in the same stage, of the same kind, at the same moment, with the same diagnosis",

@@ -28,6 +28,7 @@ from stages.flight.runs.share import FROZEN
 
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 SHOWN_MISSING = 3
+CLONE, CACHE = "clone", "cache"
 
 
 class ReplayError(CommandError):
@@ -36,14 +37,13 @@ class ReplayError(CommandError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """``base`` holds all of it and is removed in the end; in ``folder`` DVC runs, with ``python``; ``cache`` is the replay's own.
+    """``base`` holds all of it and is removed in the end; in ``folder`` DVC runs, with ``python``.
 
     ``damaged`` are files whose content is no longer what was recorded, by path: its MD5 then, and now.
     """
 
     base: Path
     folder: Path
-    cache: Path
     python: Path
     damaged: Mapping[str, tuple[str, str]]
 
@@ -57,16 +57,26 @@ def make(run: Run, root: Path, base: Path, tell: Callable[[str], None], *, packa
     commit = find_code(run, root)
     if not run.made.get("ingest", {}).keys() >= set(FROZEN):
         raise ReplayError(f"run {run.id} ended before its images were frozen, so there is nothing to run it on. Type: flight why {run.id}")
-    clone, cache = base / "clone", base / "cache/files/md5"
-    git(root, "clone", "--quiet", "--shared", "--no-checkout", git(root, "rev-parse", "--show-toplevel"), str(clone))
-    git(clone, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)
-    folder = clone / git(root, "rev-parse", "--show-prefix")
+    folder = checkout(clone_of(root, base), commit, root, base)
     for name in ("params.yaml", "dvc.lock"):
         shutil.copyfile(run.folder / name, folder / name)
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {base / 'cache'}\n", encoding="utf-8")
-    damaged = _take_frozen(run, root, folder, cache, tell)
+    damaged = take_frozen(run, root, folder, base, tell)
     python = _environment(base, packages, tell) if packages is not None else Path(sys.executable)
-    return Workspace(base, folder, cache, python, damaged)
+    return Workspace(base, folder, python, damaged)
+
+
+def clone_of(root: Path, base: Path) -> Path:
+    """A clone without files, which borrows the objects of the repository of ``root``."""
+    git(root, "clone", "--quiet", "--shared", "--no-checkout", git(root, "rev-parse", "--show-toplevel"), str(base / CLONE))
+    return base / CLONE
+
+
+def checkout(clone: Path, commit: str, root: Path, base: Path) -> Path:
+    """The files of a commit, whatever lay there; the folder in it that ``root`` is, with a DVC cache of its own."""
+    git(clone, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", "--detach", commit)
+    folder = clone / git(root, "rev-parse", "--show-prefix")
+    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {base / CACHE}\n", encoding="utf-8")
+    return folder
 
 
 def find_code(run: Run, root: Path) -> str:
@@ -82,13 +92,17 @@ def find_code(run: Run, root: Path) -> str:
     return run.commit
 
 
-def _take_frozen(run: Run, root: Path, folder: Path, own: Path, tell: Callable[[str], None]) -> dict[str, tuple[str, str]]:
+def take_frozen(run: Run, root: Path, folder: Path, base: Path, tell: Callable[[str], None]) -> dict[str, tuple[str, str]]:
     """Copy the frozen images and weights from the user's cache, or fetch them; returns those that are not as recorded."""
     from dvc.repo import Repo
 
+    own = base / CACHE / "files/md5"
     with Repo(str(root)) as repo:
         caches = [Path(repo.cache.local.path), own]
-        remotes = {"remote": dict(repo.config["remote"]), "core": {"remote": repo.config["core"].get("remote")}}
+        remotes = {
+            "remote": {name: dict(remote) for name, remote in repo.config["remote"].items()},
+            "core": {"remote": repo.config["core"].get("remote")},
+        }
     wanted = run.made["ingest"]
     if _missing(wanted, caches):
         tell("fetching images that the cache lacks from the DVC remote")
@@ -154,7 +168,7 @@ def _fetch(folder: Path, own: Path, remotes: dict[str, Any]) -> str:
         return "there is no default remote"
     try:
         with Repo(str(folder), config={**remotes, "cache": {"dir": str(own.parents[1])}}) as repo:
-            repo.fetch(targets=list(FROZEN))
+            repo.fetch(targets=[str(folder / path) for path in FROZEN])  # else it looks for them in the present folder
     except (DvcException, ImportError, OSError) as error:
         return mask(str(error))
     return f"'{remotes['core']['remote']}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -85,7 +86,7 @@ def _push_data(commit: str, root: Path) -> int:
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with contextlib.chdir(root), Repo(str(root)) as repo:  # which takes targets from the present folder
             if not repo.config["core"].get("remote"):
                 raise ShareError("DVC has no default remote to push the images to. Type: dvc remote add --default storage s3://bucket/path")
             return int(repo.push(targets=list(FROZEN), revs=[commit], workspace=False))

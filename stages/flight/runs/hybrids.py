@@ -1,0 +1,114 @@
+"""Hybrids of two recorded runs: trained in a clone with a DVC cache of its own, each once, and recorded as ordinary runs."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.flight.record import journal, recorder_process
+from stages.flight.record.names import STAGES
+from stages.flight.runs import replay_workspace, rerun
+from stages.flight.runs.ablation import Factor
+from stages.flight.runs.changes import plain_params
+from stages.flight.runs.outcome import SEEDS
+from stages.flight.runs.run import Run, from_folder
+from stages.flight.runs.share import FROZEN
+from stages.shared import files
+
+FOLDER = "ablations"
+RESULTS = "results.json"
+ACCURACY = "evaluate/accuracy"
+
+
+class Hybrids:
+    """What lies between ``first`` and ``last``. Results are kept at once, so that a test that was cut off goes on where it was."""
+
+    def __init__(self, first: Run, last: Run, made: Sequence[Factor], root: Path, tell: Callable[[str], None]) -> None:
+        self._first, self._last, self._made, self._root, self._tell = first, last, made, root, tell
+        self._base = root / journal.RECORDS_FOLDER / FOLDER / f"{first.id}-{last.id}"
+        self._known: dict[str, dict[str, Any]] = {}
+        if (self._base / RESULTS).is_file():
+            self._known = files.read_json(self._base / RESULTS)
+        self._clone: Path | None = None
+
+    @property
+    def num_known(self) -> int:
+        """How many trainings an earlier test has left."""
+        return len(self._known)
+
+    def measure(self, switched: frozenset[str], moved: int) -> float:
+        """The accuracy of the hybrid whose ``switched`` factors are as in the last run, with the first's seeds moved on; 0 if it failed."""
+        key = " + ".join([*sorted(switched), f"seeds {moved:+d}"])
+        if key not in self._known:
+            self._tell(f"training {len(self._known) + 1}: {key}")
+            self._known[key] = self._train([factor for factor in self._made if factor.name in switched], moved)
+            files.write_json(self._base / RESULTS, self._known)
+        accuracy = self._known[key]["accuracy"]
+        self._tell(f"  accuracy {accuracy:.3f}")
+        return float(accuracy)
+
+    def clean_up(self) -> None:
+        """Remove the clone and its cache; the results stay, and the runs are recorded."""
+        for name in (replay_workspace.CLONE, replay_workspace.CACHE):
+            shutil.rmtree(self._base / name, ignore_errors=True)
+
+    def _train(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
+        folder = self._prepare(switched)
+        params = self._params(switched, moved)
+        YAML(typ="safe").dump(params, folder / "params.yaml")
+        source = self._last if any(factor.images for factor in switched) else self._first
+        shutil.copyfile(source.folder / "dvc.lock", folder / "dvc.lock")
+        for path in FROZEN:
+            shutil.rmtree(folder / path, ignore_errors=True)
+        replay_workspace.take_frozen(source, self._root, folder, self._base, self._tell)
+        experiment = str(journal.read_run(self._first.folder)[0]["mlflow_experiment"])
+        python = Path(sys.executable)
+        variables = rerun.environment(python, experiment, os.environ)
+        record = rerun.run_stages(folder, STAGES[1:-1], python, variables, self._base / rerun.LOG, lambda _: None)
+        metrics = folder / "reports/evaluate/metrics.json"
+        if record is None:  # DVC had all of it
+            return {"accuracy": files.read_json(metrics)["accuracy"], "run": None}
+        home = rerun.bring_home(record, folder, self._root)
+        log = journal.Journal(home)
+        names = ", ".join(factor.name for factor in switched) or "nothing"
+        log.write("name", name=f"{self._first.id} with {names} of {self._last.id}" + (f", seeds {moved:+d}" if moved else ""))
+        log.write("hybrid", of=[self._first.id, self._last.id], switched=[factor.name for factor in switched])
+        recorder_process.ensure(home, self._root)
+        return {"accuracy": from_folder(home).metrics.get(ACCURACY, 0.0), "run": home.name}
+
+    def _prepare(self, switched: Sequence[Factor]) -> Path:
+        """The clone with the code of one of the runs."""
+        if self._clone is None:
+            shutil.rmtree(self._base / replay_workspace.CLONE, ignore_errors=True)
+            self._base.mkdir(parents=True, exist_ok=True)
+            self._clone = replay_workspace.clone_of(self._root, self._base)
+        source = self._last if any(factor.code for factor in switched) else self._first
+        return replay_workspace.checkout(self._clone, replay_workspace.find_code(source, self._root), self._root, self._base)
+
+    def _params(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
+        """The first run's, those of ``switched`` as the last run's, and the seeds moved on."""
+        params, others = copy.deepcopy(plain_params(self._first.folder)), plain_params(self._last.folder)
+        for name in (name for factor in switched for name in factor.params):
+            _set(params, others, name.split("."))
+        for name in SEEDS:
+            section, _, key = name.partition(".")
+            params[section][key] = int(params[section][key]) + moved
+        return params
+
+
+def _set(target: dict[str, Any], source: Any, keys: Sequence[str]) -> None:
+    """Make one value as it is in ``source``, or remove it, if it is absent there."""
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        source = source.get(key, {}) if isinstance(source, dict) else {}
+    if isinstance(source, dict) and keys[-1] in source:
+        target[keys[-1]] = source[keys[-1]]
+    else:
+        target.pop(keys[-1], None)
