@@ -10,7 +10,7 @@ from stages.flight.runs import ablation
 from stages.flight.runs.ablation import Ends, Factor
 from stages.flight.runs.differences import Difference
 
-QUIET = Ends({"0": 0.80, "1": 0.81, "2": 0.79}, {"0": 0.40, "1": 0.41, "2": 0.39})
+QUIET = Ends({0: 0.80, 1: 0.81, 2: 0.79}, {0: 0.40, 1: 0.41, 2: 0.39})
 RATE, DROPOUT, CODE = Factor("train.learning_rate"), Factor("train.dropout"), Factor("code", code=True)
 
 
@@ -28,7 +28,7 @@ class World:
 
 def test_the_cause_is_named_with_its_share() -> None:
     world = World({"train.learning_rate": -0.4, "train.dropout": -0.01})
-    found = ablation.test([DROPOUT, RATE, CODE], QUIET, 0.8, 0.39, world.measure)
+    found = ablation.test([DROPOUT, RATE, CODE], Ends(QUIET.first, {**QUIET.last, 0: 0.39}), world.measure)
     assert found["cause"] == "train.learning_rate"
     assert [step["factor"] for step in found["steps"]] == ["train.learning_rate"]
     assert found["steps"][0]["share"] == pytest.approx(0.4 / 0.41)
@@ -38,7 +38,7 @@ def test_the_cause_is_named_with_its_share() -> None:
 
 def test_two_causes_are_both_beyond_chance_and_the_larger_is_named() -> None:
     world = World({"train.learning_rate": -0.1, "code": -0.3})
-    found = ablation.test([RATE, CODE], QUIET, 0.8, 0.4, world.measure)
+    found = ablation.test([RATE, CODE], QUIET, world.measure)
     assert [(step["factor"], step["beyond"]) for step in found["steps"]] == [("code", True), ("train.learning_rate", True)]
     assert found["cause"] == "code"
     assert sum(step["share"] for step in found["steps"]) == pytest.approx(1)
@@ -46,38 +46,39 @@ def test_two_causes_are_both_beyond_chance_and_the_larger_is_named() -> None:
 
 def test_what_harms_only_together_is_told_by_the_step_in_which_it_does() -> None:
     world = World({"train.learning_rate": 0.0, "code": 0.0, "code + train.learning_rate": -0.4})
-    found = ablation.test([RATE, CODE], QUIET, 0.8, 0.4, world.measure)
+    found = ablation.test([RATE, CODE], QUIET, world.measure)
     assert len(found["steps"]) == 2
     assert found["steps"][1]["after"] == pytest.approx(0.4)
     assert found["cause"] == found["steps"][1]["factor"]
 
 
 def test_a_difference_within_chance_has_no_cause_and_costs_no_path() -> None:
-    noisy = Ends({"0": 0.80, "1": 0.90, "2": 0.70}, {"0": 0.75, "1": 0.85, "2": 0.65})
+    noisy = Ends({0: 0.80, 1: 0.90, 2: 0.70}, {0: 0.75, 1: 0.85, 2: 0.65})
     world = World({"train.learning_rate": -0.05})
-    found = ablation.test([RATE, DROPOUT], noisy, 0.8, 0.75, world.measure)
+    found = ablation.test([RATE, DROPOUT], noisy, world.measure)
     assert (found["cause"], found["steps"], world.asked) == (None, [], [])
     assert found["sentence"].startswith("no cause beyond chance")
 
 
 def test_nothing_but_seeds_is_no_cause() -> None:
     world = World({}, noise=0.02)
-    found = ablation.test([], Ends({"0": 0.8}, {}), 0.8, None, world.measure)
+    found = ablation.test([], Ends({0: 0.8}, {}), world.measure)
     assert world.asked == [(frozenset(), 1), (frozenset(), 2)]
     assert found["cause"] is None
     assert "nothing but seeds differs" in found["sentence"]
 
 
 @pytest.mark.parametrize("num_factors", [1, 2, 3, 4])
-@pytest.mark.parametrize("same_seeds", [True, False])
-def test_no_more_is_trained_than_was_said(num_factors: int, same_seeds: bool) -> None:
-    """Each factor harms, so that the whole path is walked; nothing is known but the two runs."""
+@pytest.mark.parametrize("known", [{0: 0.0}, {"other seeds": 0.0}, {1: 0.0}, {}])
+def test_no_more_is_trained_than_was_said(num_factors: int, known: dict[Any, float]) -> None:
+    """Each factor harms, so that the whole path is walked. Seeds that are known are not trained again."""
     made = [Factor(f"factor {i}") for i in range(num_factors)]
     world = World({factor.name: -0.1 for factor in made}, noise=0.001)
-    ends = Ends({"0": 0.8}, {"0": 0.8 - 0.1 * num_factors})
-    ablation.test(made, ends, 0.8, 0.8 - 0.1 * num_factors if same_seeds else None, world.measure)
-    trained = set(world.asked)
-    assert len(trained) == len(world.asked) == ablation.num_trainings(num_factors, ends, same_seeds=same_seeds)
+    ends = Ends({0: 0.8}, dict.fromkeys(known, 0.8 - 0.1 * num_factors))
+    ablation.test(made, ends, world.measure)
+    assert len(set(world.asked)) == len(world.asked) == ablation.num_trainings(num_factors, ends)
+    everything = frozenset(factor.name for factor in made)
+    assert not [(everything, shift) for shift in known if (everything, shift) in world.asked]
 
 
 def difference(kind: Any, name: str) -> Difference:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from stages.flight.record import journal, lock
-from stages.flight.runs.share import RECORD_FOLDER
-from tests import tiny
+from stages.flight.record import journal
+from stages.flight.runs.run import from_folder
+from tests import snapshot, tiny
 
 
 @pytest.fixture
@@ -32,18 +31,23 @@ def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) 
     assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""
     told = tiny.run(clone, "flight", "share", "--with-secrets", "latest").stdout
     assert (tiny.run(clone, "git", "status", "--porcelain").stdout, tiny.run(clone, "git", "rev-parse", "HEAD").stdout) == before
-    tiny.run(tmp_path, "git", "clone", "-q", "remote.git", "colleague")
-    colleague = tmp_path / "colleague"
-    for line in told.splitlines()[-2:]:  # what it says that a colleague types
-        tiny.run(colleague, "sh", "-c", line)
-    folder = tmp_path / recorded
-    locked = YAML(typ="safe").load(clone / "dvc.lock")["stages"]["ingest"]["outs"]
-    assert {out["path"]: lock.md5(folder / out["path"]) for out in locked} == {out["path"]: out["md5"] for out in locked}
-    assert (folder / "notes.txt").read_text() == (clone / "notes.txt").read_text()
+    tiny.run(clone, "git", "push", "-q", "origin", "HEAD:refs/heads/team")
+    tiny.run(tmp_path, "git", "clone", "-q", "--branch", "team", "remote.git", "colleague")
+    colleague = tmp_path / "colleague"  # which has no DVC remote: the one of who shares goes with the run
+    before_replay = snapshot.take(colleague)
+    told_there = tiny.run(colleague, "sh", "-c", told.splitlines()[-1]).stdout  # what it says that a colleague types
+    tiny.wait_for_recorders(colleague)
+    assert "weights" in told_there
+    assert snapshot.take(colleague) == before_replay
+    folder = colleague / ".flight/runs" / recorded
+    taken = from_folder(folder)
+    assert taken.made == from_folder(clone / ".flight/runs" / recorded).made
     assert (folder / "params.yaml").read_bytes() == (clone / "params.yaml").read_bytes()
-    records = journal.read_run(folder / RECORD_FOLDER)
+    assert "hunter22hunter" in tiny.run(colleague, "git", "show", f"{taken.commit}:notes.txt").stdout
+    records = journal.read_run(folder)
     assert records[0]["id"] == recorded
-    assert records[-1]["type"] == "end"
+    assert [record["level"] for record in records if record["type"] == "replay"] == ["weights"]
+    assert recorded in tiny.run(colleague, "flight", "runs").stdout
     assert tiny.run(clone, "flight", "share", recorded, "--with-secrets", "--json").stdout.startswith("{"), "a second time changes nothing"
 
 

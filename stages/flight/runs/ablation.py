@@ -47,10 +47,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Ends:
-    """Accuracies of both ends of the path by seeds, as far as they are known; failed runs count as 0."""
+    """Accuracies of both ends of the path, as far as they are known; failed runs count as 0.
 
-    first: Mapping[str, float]
-    last: Mapping[str, float]
+    By how far the seeds are moved on from A's: 0 for A itself, anything else than a number for seeds that are no such shift.
+    """
+
+    first: Mapping[Any, float]
+    last: Mapping[Any, float]
 
     @property
     def degrees(self) -> int:
@@ -116,25 +119,31 @@ def _together(ordered: list[Factor]) -> list[Factor]:
     return [*ordered[: MAX_FACTORS - 1], joined]
 
 
-def num_trainings(num_factors: int, ends: Ends, *, same_seeds: bool) -> int:
-    """At most: repetitions that are lacking, and the path, whose ends are the runs themselves if their seeds are the same."""
-    lacking = sum(_num_lacking(group) for group in ((ends.first, ends.last) if num_factors else (ends.first,)))
-    path = num_factors * (num_factors + 1) // 2 - (1 if same_seeds else 0) if num_factors else 0
-    return lacking + path
+def num_trainings(num_factors: int, ends: Ends) -> int:
+    """At most: repetitions that are lacking, the path, and its end, if B has other seeds than A."""
+    groups = [ends.first, ends.last] if num_factors else [ends.first]
+    lacking = sum(len(_lacking(group)) for group in groups)
+    between = num_factors * (num_factors + 1) // 2 - 1 if num_factors else 0
+    return lacking + between
 
 
-def _num_lacking(group: Mapping[str, float]) -> int:
-    return max(0, 1 + NUM_REPETITIONS - len(group))
+def _lacking(group: Mapping[Any, float]) -> list[int]:
+    """The shifts of the seeds that are to be trained: 0, if it is not known, and others until there are enough."""
+    num = max(0, 1 + NUM_REPETITIONS - len(group))
+    others = [shift for shift in range(1, 2 + len(group) + NUM_REPETITIONS) if shift not in group]
+    return [0, *others[: max(0, num - 1)]] if 0 not in group else others[:num]
 
 
-def test(made: Sequence[Factor], ends: Ends, before: float, target: float | None, measure: Measure) -> dict[str, Any]:
-    """Walk the path from A (accuracy ``before``) to B with A's seeds (``target``, None: to be measured).
+def test(made: Sequence[Factor], ends: Ends, measure: Measure) -> dict[str, Any]:
+    """Walk the path from A (``ends.first[0]``) to B with A's seeds (``ends.last[0]``, if it is known).
 
     Returns plain values: ``steps``, ``cause`` (a factor's name or None), ``spread``, ``margin``, ``before``, ``after`` and ``sentence``.
     """
     everything = frozenset(factor.name for factor in made)
-    after = before if not made else measure(everything, 0) if target is None else target
-    ends = _repeat(ends, everything, measure)
+    first = dict(ends.first) | {shift: measure(frozenset(), shift) for shift in _lacking(ends.first)}
+    last = dict(ends.last) | {shift: measure(everything, shift) for shift in _lacking(ends.last)} if made else {}
+    ends = Ends(first, last)
+    before, after = first[0], last[0] if made else first[0]
     value, steps, switched = before, list[Step](), frozenset[str]()
     remaining = list(made)
     while remaining and abs(after - value) > ends.margin:
@@ -155,30 +164,28 @@ def test(made: Sequence[Factor], ends: Ends, before: float, target: float | None
         "spread": ends.spread,
         "margin": ends.margin,
         "num_repetitions": [len(ends.first), len(ends.last)],
-        "sentence": _sentence(cause, steps, before, after, ends, bool(made)),
+        "sentence": _sentence(cause, steps, ends) if made else _sentence_of_seeds(ends),
     }
-
-
-def _repeat(ends: Ends, everything: frozenset[str], measure: Measure) -> Ends:
-    """Both ends with other seeds, as often as is lacking."""
-    first = dict(ends.first) | {f"moved {i}": measure(frozenset(), i) for i in range(1, 1 + _num_lacking(ends.first))}
-    if not everything:
-        return Ends(first, {})
-    return Ends(first, dict(ends.last) | {f"moved {i}": measure(everything, i) for i in range(1, 1 + _num_lacking(ends.last))})
 
 
 def _share(step: Step, before: float, after: float) -> float | None:
     return (step.after - step.before) / (after - before) if after != before else None
 
 
-def _sentence(cause: str | None, steps: Sequence[Step], before: float, after: float, ends: Ends, has_factors: bool) -> str:
-    chance = f"by chance two runs are up to {ends.margin:.3f} apart (standard deviation over seeds {ends.spread:.3f})"
-    if not has_factors:
-        return f"no cause beyond chance: nothing but seeds differs; {chance}"
+def _sentence(cause: str | None, steps: Sequence[Step], ends: Ends) -> str:
+    before, after = ends.first[0], ends.last[0]
     if cause is None:
-        return f"no cause beyond chance: accuracy goes from {before:.3f} to {after:.3f}; {chance}"
+        return f"no cause beyond chance: accuracy goes from {before:.3f} to {after:.3f}; {_chance(ends)}"
     step = next(step for step in steps if step.factor == cause)
     return (
         f"{cause} is the cause: it takes accuracy from {step.before:.3f} to {step.after:.3f} "
-        f"({_share(step, before, after):.0%} of the whole change from {before:.3f} to {after:.3f}); {chance}"
+        f"({_share(step, before, after):.0%} of the whole change from {before:.3f} to {after:.3f}); {_chance(ends)}"
     )
+
+
+def _sentence_of_seeds(ends: Ends) -> str:
+    return f"no cause beyond chance: nothing but seeds differs; {_chance(ends)}"
+
+
+def _chance(ends: Ends) -> str:
+    return f"by chance two runs are up to {ends.margin:.3f} apart (standard deviation over seeds {ends.spread:.3f})"

@@ -14,7 +14,7 @@ from stages.flight.runs.ablation import Ends, Factor
 from stages.flight.runs.differences import differences, recorded
 from stages.flight.runs.git import CommandError
 from stages.flight.runs.hybrids import Hybrids
-from stages.flight.runs.outcome import SEEDS, accuracies_by_seed, accuracy
+from stages.flight.runs.outcome import SEEDS, accuracies_by_seed
 from stages.flight.runs.proof import stages_of
 from stages.flight.runs.replay_workspace import find_code
 from stages.flight.runs.run import Run
@@ -53,10 +53,22 @@ def plan(first: Run, last: Run, everyone: Sequence[Run], root: Path) -> Plan:
         find_code(run, root)
     found = differences([recorded(run, root) for run in (first, last)])
     factors, untested = ablation.factors(found, suspects(found, first, last))
-    groups = [accuracies_by_seed(run, everyone) or {"its own": _accuracy(run)} for run in (first, last)]
-    ends = Ends(groups[0], groups[1] if factors else {})
-    num = ablation.num_trainings(len(factors), ends, same_seeds=_have_same_seeds(first, last))
-    return Plan(first, last, tuple(factors), tuple(untested), ends, num, max(map(_seconds, (first, last))))
+    ends = Ends(_by_shift(first, first, everyone), _by_shift(last, first, everyone) if factors else {})
+    return Plan(
+        first, last, tuple(factors), tuple(untested), ends, ablation.num_trainings(len(factors), ends), max(map(_seconds, (first, last)))
+    )
+
+
+def _by_shift(run: Run, first: Run, everyone: Sequence[Run]) -> dict[Any, float]:
+    """Accuracies of a run and its repetitions, by how far the seeds of each are moved on from the first's; of a run that failed, 0."""
+    own = tuple(run.params.get(name) for name in SEEDS)
+    found = accuracies_by_seed(run, everyone) or {own: 0.0}
+    return {_shift(seeds, tuple(first.params.get(name) for name in SEEDS)): value for seeds, value in found.items()}
+
+
+def _shift(seeds: Sequence[Any], base: Sequence[Any]) -> Any:
+    shifts = {new - old for new, old in zip(seeds, base, strict=True) if isinstance(new, int) and isinstance(old, int)}
+    return shifts.pop() if len(shifts) == 1 else str(seeds)
 
 
 def carry_out(made: Plan, root: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -64,20 +76,9 @@ def carry_out(made: Plan, root: Path, tell: Callable[[str], None]) -> dict[str, 
     hybrids = Hybrids(made.first, made.last, made.factors, root, tell)
     if hybrids.num_known:
         tell(f"{hybrids.num_known} trainings of an earlier test are taken as they are")
-    target = _accuracy(made.last) if _have_same_seeds(made.first, made.last) else None
-    found = ablation.test(made.factors, made.ends, _accuracy(made.first), target, hybrids.measure)
+    found = ablation.test(made.factors, made.ends, hybrids.measure)
     hybrids.clean_up()
     return found | {"untested": list(made.untested)}
-
-
-def _accuracy(run: Run) -> float:
-    """Of a run that failed, 0."""
-    value = accuracy(run)
-    return value if math.isfinite(value) else 0.0
-
-
-def _have_same_seeds(first: Run, last: Run) -> bool:
-    return all(first.params.get(name) == last.params.get(name) for name in SEEDS)
 
 
 def _seconds(run: Run) -> float:

@@ -147,11 +147,11 @@ def student_t(degrees: int) -> float:
     return z + sum(term / float(degrees**power) for power, term in enumerate(terms, 1))
 
 
-def accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[str, float]:
-    """Of the run and of those that differ from it by their seeds alone: one accuracy for each seed."""
+def accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[tuple[Any, ...], float]:
+    """Of the run and of those that differ from it by their seeds alone: one accuracy for the seeds (in the order of SEEDS) of each."""
     identity = _identity(run)
     found = [*(other for other in everyone if _identity(other) == identity), run]
-    return {str([other.params.get(name) for name in SEEDS]): value for other in found if math.isfinite(value := accuracy(other))}
+    return {tuple(other.params.get(name) for name in SEEDS): value for other in found if math.isfinite(value := accuracy(other))}
 
 
 def accuracy(run: Run) -> float:

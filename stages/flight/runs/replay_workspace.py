@@ -22,7 +22,7 @@ from typing import Any
 from stages.flight.record.capture import REF_PREFIX
 from stages.flight.record.secrets import mask
 from stages.flight.runs.differences import COMMIT
-from stages.flight.runs.git import CommandError, git
+from stages.flight.runs.git import CommandError, content, git
 from stages.flight.runs.run import Run
 from stages.flight.runs.share import FROZEN
 
@@ -99,14 +99,10 @@ def take_frozen(run: Run, root: Path, folder: Path, base: Path, tell: Callable[[
     own = base / CACHE / "files/md5"
     with Repo(str(root)) as repo:
         caches = [Path(repo.cache.local.path), own]
-        remotes = {
-            "remote": {name: dict(remote) for name, remote in repo.config["remote"].items()},
-            "core": {"remote": repo.config["core"].get("remote")},
-        }
     wanted = run.made["ingest"]
     if _missing(wanted, caches):
         tell("fetching images that the cache lacks from the DVC remote")
-        said = _fetch(folder, own, remotes)
+        said = _fetch(folder, own, _remotes(run, root, base))
         if lacking := _missing(wanted, caches):
             names = ", ".join(lacking[:SHOWN_MISSING]) + (
                 f" and {len(lacking) - SHOWN_MISSING} more" if len(lacking) > SHOWN_MISSING else ""
@@ -125,9 +121,9 @@ def take_frozen(run: Run, root: Path, folder: Path, base: Path, tell: Callable[[
                     f"the listing of {path} names a file outside of it: {item['relpath']!r}. It is not of this pipeline's making."
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
-            content = _object(item["md5"], caches).read_bytes()
-            target.write_bytes(content)
-            found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            kept = _object(item["md5"], caches).read_bytes()
+            target.write_bytes(kept)
+            found = hashlib.md5(kept, usedforsecurity=False).hexdigest()
             if found != item["md5"]:
                 damaged[f"{path}/{item['relpath']}"] = (item["md5"], found)
     return damaged
@@ -143,9 +139,9 @@ def _listing(md5: str, caches: Sequence[Path]) -> list[dict[str, str]] | None:
     """The files of a folder, ``md5`` and ``relpath`` of each; None if no cache has the listing, or has it whole."""
     for cache in caches:
         with contextlib.suppress(OSError, ValueError):
-            content = _object(md5, [cache]).read_bytes()
-            if f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir" == md5:
-                return [item for item in json.loads(content) if MD5.fullmatch(item["md5"])]
+            kept = _object(md5, [cache]).read_bytes()
+            if f"{hashlib.md5(kept, usedforsecurity=False).hexdigest()}.dir" == md5:
+                return [item for item in json.loads(kept) if MD5.fullmatch(item["md5"])]
     return None
 
 
@@ -157,6 +153,24 @@ def _missing(wanted: Mapping[str, str], caches: Sequence[Path]) -> list[str]:
         items = _listing(wanted[path], caches)
         lacking += [path] if items is None else [f"{path}/{one['relpath']}" for one in items if not _object(one["md5"], caches).is_file()]
     return lacking
+
+
+def _remotes(run: Run, root: Path, base: Path) -> dict[str, Any]:
+    """DVC's remotes here; those of who has shared the run, if there is no default one."""
+    from dvc.config import Config
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        config = repo.config
+    shared = content(root, REF_PREFIX + run.id, ".dvc/config")
+    if not config["core"].get("remote") and shared is not None:
+        (base / "shared").mkdir()
+        (base / "shared/config").write_bytes(shared)
+        config = Config(dvc_dir=str(base / "shared"))
+    return {
+        "remote": {name: dict(remote) for name, remote in config["remote"].items()},
+        "core": {"remote": config["core"].get("remote")},
+    }
 
 
 def _fetch(folder: Path, own: Path, remotes: dict[str, Any]) -> str:
