@@ -28,7 +28,7 @@ class World:
 
 def test_the_cause_is_named_with_its_share() -> None:
     world = World({"train.learning_rate": -0.4, "train.dropout": -0.01})
-    found = ablation.test([DROPOUT, RATE, CODE], Ends(QUIET.first, {**QUIET.last, 0: 0.39}), world.measure)
+    found = ablation.walk([DROPOUT, RATE, CODE], Ends(QUIET.first, {**QUIET.last, 0: 0.39}), world.measure)
     assert found["cause"] == "train.learning_rate"
     assert [step["factor"] for step in found["steps"]] == ["train.learning_rate"]
     assert found["steps"][0]["share"] == pytest.approx(0.4 / 0.41)
@@ -38,7 +38,7 @@ def test_the_cause_is_named_with_its_share() -> None:
 
 def test_two_causes_are_both_beyond_chance_and_the_larger_is_named() -> None:
     world = World({"train.learning_rate": -0.1, "code": -0.3})
-    found = ablation.test([RATE, CODE], QUIET, world.measure)
+    found = ablation.walk([RATE, CODE], QUIET, world.measure)
     assert [(step["factor"], step["beyond"]) for step in found["steps"]] == [("code", True), ("train.learning_rate", True)]
     assert found["cause"] == "code"
     assert sum(step["share"] for step in found["steps"]) == pytest.approx(1)
@@ -46,26 +46,59 @@ def test_two_causes_are_both_beyond_chance_and_the_larger_is_named() -> None:
 
 def test_what_harms_only_together_is_told_by_the_step_in_which_it_does() -> None:
     world = World({"train.learning_rate": 0.0, "code": 0.0, "code + train.learning_rate": -0.4})
-    found = ablation.test([RATE, CODE], QUIET, world.measure)
+    found = ablation.walk([RATE, CODE], QUIET, world.measure)
     assert len(found["steps"]) == 2
     assert found["steps"][1]["after"] == pytest.approx(0.4)
     assert found["cause"] == found["steps"][1]["factor"]
 
 
+def test_what_comes_nearest_to_the_end_is_switched_first_not_what_goes_beyond_it() -> None:
+    ends = Ends({0: 0.80, 1: 0.81, 2: 0.79}, {0: 0.60, 1: 0.61, 2: 0.59})
+    both = {"code": -0.5, "train.learning_rate": -0.21, "code + train.learning_rate": -0.2}
+    found = ablation.walk([CODE, RATE], ends, World(both).measure)
+    assert (found["cause"], [step["factor"] for step in found["steps"]]) == ("train.learning_rate", ["train.learning_rate"])
+
+
+def test_a_hybrid_that_fails_alone_is_no_cause() -> None:
+    """Other weights do not fit the network of the other run, and the width alone does all the harm."""
+
+    def measure(switched: frozenset[str], _: int) -> float | None:
+        return {frozenset(["images"]): None, frozenset(["train.alpha"]): 0.45}.get(switched, 0.4)
+
+    found = ablation.walk([Factor("images", images=True), Factor("train.alpha")], QUIET, measure)
+    assert found["cause"] == "train.alpha"
+    found = ablation.walk([Factor("images", images=True), Factor("train.alpha")], QUIET, lambda switched, _: None)
+    assert [step["after"] for step in found["steps"]] == [0.8, 0.4], "neither works alone, and both together take it all"
+
+
+def test_a_failed_end_counts_as_nothing_known() -> None:
+    ends = Ends({0: 0.80, 1: 0.81, 2: 0.79}, {0: 0.0})
+    found = ablation.walk([RATE, DROPOUT], ends, lambda switched, _: None if "train.learning_rate" in switched else 0.79)
+    assert (found["cause"], found["after"]) == ("train.learning_rate", 0.0)
+
+
+def test_small_steps_that_add_up_have_no_single_cause() -> None:
+    ends = Ends({0: 0.80, 1: 0.90, 2: 0.70}, {0: 0.40, 1: 0.50, 2: 0.30})
+    world = World({"train.learning_rate": -0.2, "train.dropout": -0.2})
+    found = ablation.walk([RATE, DROPOUT], ends, world.measure)
+    assert found["cause"] is None
+    assert found["sentence"].startswith("no single cause")
+
+
 def test_a_difference_within_chance_has_no_cause_and_costs_no_path() -> None:
     noisy = Ends({0: 0.80, 1: 0.90, 2: 0.70}, {0: 0.75, 1: 0.85, 2: 0.65})
     world = World({"train.learning_rate": -0.05})
-    found = ablation.test([RATE, DROPOUT], noisy, world.measure)
+    found = ablation.walk([RATE, DROPOUT], noisy, world.measure)
     assert (found["cause"], found["steps"], world.asked) == (None, [], [])
     assert found["sentence"].startswith("no cause beyond chance")
 
 
 def test_nothing_but_seeds_is_no_cause() -> None:
     world = World({}, noise=0.02)
-    found = ablation.test([], Ends({0: 0.8}, {}), world.measure)
+    found = ablation.walk([], Ends({0: 0.8}, {}), world.measure)
     assert world.asked == [(frozenset(), 1), (frozenset(), 2)]
     assert found["cause"] is None
-    assert "nothing but seeds differs" in found["sentence"]
+    assert "but seeds" in found["sentence"]
 
 
 @pytest.mark.parametrize("num_factors", [1, 2, 3, 4])
@@ -75,7 +108,7 @@ def test_no_more_is_trained_than_was_said(num_factors: int, known: dict[Any, flo
     made = [Factor(f"factor {i}") for i in range(num_factors)]
     world = World({factor.name: -0.1 for factor in made}, noise=0.001)
     ends = Ends({0: 0.8}, dict.fromkeys(known, 0.8 - 0.1 * num_factors))
-    ablation.test(made, ends, world.measure)
+    ablation.walk(made, ends, world.measure)
     assert len(set(world.asked)) == len(world.asked) == ablation.num_trainings(num_factors, ends)
     everything = frozenset(factor.name for factor in made)
     assert not [(everything, shift) for shift in known if (everything, shift) in world.asked]

@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 
 from stages import augment, validate
-from stages.flight.record import experiment, names
-from stages.shared import diagnosis
+from stages.flight.record import experiment, moment, names
+from stages.flight.runs import ablation, diff, moment_page
+from stages.flight.runs.ablation import Ends, Factor
+from stages.shared import diagnosis, model
 from stages.shared.params import load
 from stages.shared.prepared import Prepared
 from stages.shared.quality.scan import scan
 from stages.shared.rules import judge
-from tests import bad_images, rule_cases, servers, tiny
+from stages.shared.sampling import plan_sampling
+from stages.shared.training.batches import TrainBatches
+from tests import bad_images, rule_cases, servers, test_diff, tiny
 from tests.policies import EVERYTHING
 
 CHROMIUM = shutil.which("chromium")
@@ -201,6 +205,67 @@ def test_the_diagnosis_from_its_file(browser: Any, width: int, scheme: Any, tmp_
 
 # Faults of which a curve shows the moment.
 PICTURED = ("overfitting", "learning-rate-too-high", "learning-rate-collapsed", "destructive-fine-tuning", "under-trained")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_comparison_from_its_file(trained: Path, browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+    """Of two runs that differ in parameter, code and answers, tested: cause, patch, pictures; nothing is wider than the screen."""
+    clone = Path(shutil.copytree(trained, tmp_path / "clone", symlinks=True))
+    (clone / ".flight/runs" / test_diff.first(clone).id / "mlflow.json").unlink()  # nothing of this is to be shipped to the store of others
+    hostile = test_diff.in_file("journal.jsonl", '"name": "first run"', '"name": "<img src=x onerror=alert(1)>"')
+    rate = test_diff.in_file("params.yaml", "learning_rate: 3e-3", "learning_rate: 1e-5")
+    code = test_diff.with_code(clone, "stages/notes.py", "NOTE = '<script>alert(1)</script>'\n" + "#" * 300 + "\n")
+    other = test_diff.another(clone, hostile, rate, code, test_diff.without_answers(5), test_diff.with_accuracy(0.1))
+    runs = [test_diff.first(clone), other]
+    factors = [Factor("train.learning_rate", ("train.learning_rate",)), Factor("code (stages/notes.py)", code=True)]
+    ends = Ends({0: 0.8, 1: 0.82, 2: 0.79}, {0: 0.1, 1: 0.12, 2: 0.09})
+    tested = ablation.walk(factors, ends, lambda switched, _: 0.5 if len(switched) == 1 else 0.1) | {"untested": ["package numpy"]}
+    path = diff.write(test_diff.compared(clone, *runs) | {"test": tested}, runs, clone)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults, asked = faults_of(page), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.locator("details summary").first.click()
+    page.screenshot(path=tmp_path / "whole.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 5
+    text = page.locator("main").inner_text()
+    assert "is the cause" in text
+    assert "<script>alert(1)</script>" in text
+    assert "package numpy" in text
+    assert faults == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert (other.folder / path.relative_to(clone / ".flight")).read_bytes() == path.read_bytes(), "MLflow shows it with the newer run"
+    page.close()
+    tiny.wait_for_recorders(clone)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_moment_from_its_file(browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+    """A picture of each image of the batch, those of the highest loss first."""
+    labels = np.arange(16) % 3
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    classes = ("cat", "<b>dog</b>", "a class with rather a long name")
+    split = Prepared(classes, labels, tuple(f"{classes[label]}/{i}.png" for i, label in enumerate(labels)), 32, (images,), "")
+    policy = EVERYTHING.model_copy(update={"mixup": 0.4})
+    batches = TrainBatches(split, plan_sampling(split.class_counts(), "none"), policy, batch_size=8, seed=0)
+    classifier = model.build_classifier(3, 32, alpha=0.35, dropout=0.2, batchnorm_momentum=0.9, seed=0)
+    moment.write(classifier, batches, 1, 1, tmp_path)
+    path = moment_page.write(tmp_path, until=3)
+    assert path is not None
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults = faults_of(page)
+    page.goto(path.as_uri())
+    page.screenshot(path=tmp_path / "whole.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 8
+    losses = [float(text) for text in page.locator("tr td:nth-child(6)").all_inner_texts()]
+    assert losses == sorted(losses, reverse=True)
+    assert sorted(page.locator("tr td:nth-child(1)").all_inner_texts()) == sorted(split.image_paths[row] for row in batches.order(1)[8:16])
+    assert faults == []
+    page.close()
 
 
 def rgb(colour: str) -> tuple[int, ...]:

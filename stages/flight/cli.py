@@ -6,16 +6,18 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stages.flight.runs import answers
+from stages.flight.runs import answers, why_text
 from stages.flight.runs.changes import shown
 from stages.flight.runs.git import CommandError
 from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
@@ -27,7 +29,6 @@ from stages.flight.runs.which import which
 NOTHING_WRONG, FINDING, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 WIDTH_IN_PIPES = 240
 RUN_HELP = "id, prefix, name, latest, latest~1 or best"
-COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that what a command has begun elsewhere is ended, and removed
     try:
         code = int(options.command(options))
         sys.stdout.flush()
@@ -48,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UnknownRunError, CommandError) as error:
         _tell(f"flight: {answers.printable(str(error))}")
         return WRONG_USAGE
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +116,7 @@ def show_runs(options: argparse.Namespace) -> int:
         table.add_column(column, no_wrap=column == "run", justify="right" if column == "accuracy" else "left")
     for row in rows:
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
-        status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
+        status = f"[{answers.COLOURS[row['status']]}]{row['status']}[/]"
         changed = ", ".join(f"{change['param']} {shown(change['from'])} → {shown(change['to'])}" for change in row["changed"])
         table.add_row(row["id"], escape(row["name"]), status, row["verdict"] or "", accuracy, escape(changed))
     _console().print(table)
@@ -122,7 +129,7 @@ def show_why(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(answer)
     else:
-        _print_why(answer)
+        why_text.show(answer, _console())
     return NOTHING_WRONG if answer["verdict"] == "healthy" else FINDING
 
 
@@ -154,9 +161,9 @@ def show_diff(options: argparse.Namespace) -> int:
 
 def _test(runs: Sequence[Run], recorded: Sequence[Run], root: Path) -> dict[str, Any] | None:
     """The cause by trainings in between, if the user wants them; None if not."""
-    from stages.flight.runs import diff_test
+    from stages.flight.runs import ablation_plan
 
-    plan = diff_test.plan(runs[0], runs[1], recorded, root)
+    plan = ablation_plan.plan(runs[0], runs[1], recorded, root)
     _tell_safely(plan.sentence)
     if plan.num_trainings:
         sys.stderr.write("flight: begin? It may be interrupted, and goes on when the same is typed again. [y/N] ")
@@ -164,7 +171,7 @@ def _test(runs: Sequence[Run], recorded: Sequence[Run], root: Path) -> dict[str,
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             _tell("flight: nothing was trained.")
             return None
-    return diff_test.carry_out(plan, root, _tell_safely)
+    return ablation_plan.carry_out(plan, root, _tell_safely)
 
 
 def show_replay(options: argparse.Namespace) -> int:
@@ -249,7 +256,7 @@ def show_share(options: argparse.Namespace) -> int:
         return NOTHING_WRONG
     print(f"Shared run {answer['run_id']}: {answer['num_files_pushed']} files pushed by DVC, code and record to {answer['git_remote']}.")
     print("A colleague, in another clone, types:")
-    print(f"  git fetch {answer['git_remote']} {answer['ref']}:{answer['ref']} && flight replay {answer['run_id']}")
+    print(f"  git fetch {answer['git_remote']} +{answer['ref']}:{answer['ref']} && flight replay {answer['run_id']}")
     return NOTHING_WRONG
 
 
@@ -269,38 +276,6 @@ def _recorded() -> list[Run]:
     if left:
         sys.stderr.write(f"flight: {len(left)} of the runs have not reached MLflow whole: {left[0].problem}. Type: flight sync\n")
     return runs
-
-
-def _print_why(answer: dict[str, Any]) -> None:
-    console = _console()
-    console.print(f"[bold]{escape(answer['sentence'])}[/]", highlight=False)
-    console.print(f"run {answer['run_id']}, [{COLOURS[answer['status']]}]{answer['status']}[/]", highlight=False)
-    if answer["failure"]:
-        failure = answer["failure"]
-        console.print(f"failed in {escape(failure['stage'])} ({escape(failure['kind'])}): {escape(failure['cause'])}", highlight=False)
-    for finding in answer["findings"]:
-        fault, score = escape(finding["fault"]), finding["score"]
-        console.print(f"\n[bold]{fault}[/] (score {score:.2f}): {escape(finding['explanation'])}", highlight=False)
-        for name, value in finding["evidence"].items():
-            console.print(f"  {escape(name.replace('_', ' '))}: {escape(str(value))}", highlight=False)
-        _print_fixes(finding, console)
-    for finding in answer["speed"]:
-        console.print(f"\n[bold]speed, {finding['fault']}[/]: {escape(finding['explanation'])}", highlight=False)
-        _print_fixes(finding, console)
-    console.print(f"\nlooked for and not found: {escape(', '.join(answer['silent'])) or 'nothing'}", style="dim", highlight=False)
-    for fault, signal in answer["not_applicable"].items():
-        console.print(escape(f"could not look for {fault}: it needs {signal}"), style="dim", highlight=False)
-    if answer["page"]:
-        console.print(f"page: {answer['page']}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _print_fixes(finding: dict[str, Any], console: Console) -> None:
-    """Each change, and then the one command that tries them together; in one piece, so that it can be copied."""
-    for fix in finding["fix"]:
-        told = f"{fix['param']} {shown(fix['from'])} → {shown(fix['to'])}" if "command" in fix else fix["action"]
-        console.print(f"  fix: {escape(told)}", highlight=False)
-    for command in dict.fromkeys(fix["command"] for fix in finding["fix"] if "command" in fix):
-        console.print(f"  {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

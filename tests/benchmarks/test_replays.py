@@ -89,7 +89,7 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
     "a queued experiment": _queued,
     "resumed after a kill": _resumed,
     "an exception": _code("train", "    raise RuntimeError('a bug')\n"),
-    "no memory": _code("train", "    import numpy\n\n    numpy.ones(1 << 60)\n"),
+    "no memory": _code("train", "    import numpy\n\n    numpy.ones(1 << 45)\n"),
     "rejected data": _rejected,
     "a rate too high": _params({"train.learning_rate": 1e9}),
     "SIGKILL": _struck("SIGKILL to the stage"),

@@ -93,7 +93,8 @@ def _compare_data(folder: Path, locked: dict[str, Any], log: Journal) -> None:
         with contextlib.suppress(runs.UnreadableRecordError):
             before = runs.from_folder(other)
             old = kept_manifests.find(folder, before.made)
-            if other.name < folder.name and old is not None and new is not None:
+            is_before = other.name < folder.name and not journal.serves_another(journal.read_run(other))
+            if is_before and old is not None and new is not None:
                 if old != new:
                     found = drift.compare(pd.read_parquet(old), pd.read_parquet(new))
                     drift.write(found, (before.name, "this run"), folder / REPORTS / "drift")

@@ -38,6 +38,7 @@ OPENING_NAME = "run.json"
 RUN_FOLDER_VARIABLE, ANEW_VARIABLE = "FLIGHT_RUN_FOLDER", "FLIGHT_ANEW"
 # Set by a replay: the step of the training, counted from 0, before which it stops and shows its batch.
 UNTIL_VARIABLE = "FLIGHT_UNTIL"
+MOMENT, MOMENT_TABLE = "moment", "batch.csv"
 
 # How libraries say that an allocation failed: C++, the C library, the dynamic linker, TensorFlow, XLA, CUDA.
 OUT_OF_MEMORY = re.compile(
@@ -172,6 +173,11 @@ def with_opening(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, 
 def address(records: list[dict[str, Any]]) -> str:
     """Where a run is shipped to: its first address, or the last that it was sent to instead."""
     return str([record["tracking_uri"] for record in records if record["type"] in ("run", "address")][-1])
+
+
+def serves_another(records: list[dict[str, Any]]) -> bool:
+    """Whether the run repeats another, or lies between two: no step of a person's work."""
+    return any(record["type"] == "hybrid" or (record["type"] == "replay" and "of" in record) for record in records)
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

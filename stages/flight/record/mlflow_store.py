@@ -236,9 +236,7 @@ class Store:
         self._delete_duplicates()
         self._log_datasets(records)
         self._log_artifacts(records, ending)
-        # A run that serves to explain another is not to become the champion.
-        is_service = any(record["type"] == "hybrid" or (record["type"] == "replay" and "of" in record) for record in records)
-        if (self.folder / "model/input_example.npy").is_file() and not is_service:
+        if (self.folder / "model/input_example.npy").is_file() and not journal.serves_another(records):  # else it could become the champion
             from stages.flight.record import mlflow_model
 
             mlflow_model.log(self._client, str(self._run_id), self.folder, Path(self._opening["workspace"]))

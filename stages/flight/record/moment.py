@@ -9,9 +9,9 @@ import cv2
 import keras
 import numpy as np
 
+from stages.flight.record.journal import MOMENT, MOMENT_TABLE
 from stages.shared import files
 
-FOLDER, TABLE = "moment", "batch.csv"
 HEADER = ("picture", "file", "label", "target", "predicted", "probability", "loss", "weight")
 
 
@@ -27,11 +27,11 @@ def write(classifier: Any, batches: Any, epoch: int, step: int, folder: Path) ->
     first = step * batches.batch_size
     rows = batches.order(epoch)[first : first + len(images)]
     found = batches.images
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / MOMENT).mkdir(parents=True, exist_ok=True)
     table = []
     for number in sorted(range(len(images)), key=lambda number: (np.isfinite(losses[number]), -losses[number])):
         name = f"{number:03d}.png"
-        cv2.imwrite(str(folder / FOLDER / name), images[number][:, :, ::-1])
+        cv2.imwrite(str(folder / MOMENT / name), images[number][:, :, ::-1])
         answer = int(np.argmax(probabilities[number]))
         shares = [f"{found.classes[i]} {share:.2f}" for i, share in enumerate(targets[number]) if share > 0]
         table.append(
@@ -46,4 +46,4 @@ def write(classifier: Any, batches: Any, epoch: int, step: int, folder: Path) ->
                 f"{weights[number]:.6f}",
             )
         )
-    files.write_csv(folder / FOLDER / TABLE, HEADER, table)
+    files.write_csv(folder / MOMENT / MOMENT_TABLE, HEADER, table)

@@ -72,8 +72,8 @@ class Ends:
         return student_t(max(self.degrees, LEAST_DEGREES)) * math.sqrt(2) * self.spread
 
 
-# Measures the accuracy of a hybrid: the names of the factors that are as in B, and how often the seeds are moved on from A's.
-Measure = Callable[[frozenset[str], int], float]
+# Gives the accuracy of a hybrid (None: it failed) by the names of the factors that are as in B, and how far its seeds are moved from A's.
+Measure = Callable[[frozenset[str], int], float | None]
 
 
 def factors(found: Sequence[Difference], suspects: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[str]]:
@@ -134,29 +134,22 @@ def _lacking(group: Mapping[Any, float]) -> list[int]:
     return [0, *others[: max(0, num - 1)]] if 0 not in group else others[:num]
 
 
-def test(made: Sequence[Factor], ends: Ends, measure: Measure) -> dict[str, Any]:
-    """Walk the path from A (``ends.first[0]``) to B with A's seeds (``ends.last[0]``, if it is known).
+def walk(made: Sequence[Factor], ends: Ends, measure: Measure) -> dict[str, Any]:
+    """Walk the path from A (``ends.first[0]``) to B with A's seeds (``ends.last[0]``); what of the ends is not known is measured.
 
-    Returns plain values: ``steps``, ``cause`` (a factor's name or None), ``spread``, ``margin``, ``before``, ``after`` and ``sentence``.
+    Returns plain values: ``steps``, ``cause`` (a factor's name or None), ``not_needed``, ``spread``, ``margin``, ``before``, ``after`` and
+    ``sentence``.
     """
     everything = frozenset(factor.name for factor in made)
-    first = dict(ends.first) | {shift: measure(frozenset(), shift) for shift in _lacking(ends.first)}
-    last = dict(ends.last) | {shift: measure(everything, shift) for shift in _lacking(ends.last)} if made else {}
+    first = dict(ends.first) | {shift: measure(frozenset(), shift) or 0.0 for shift in _lacking(ends.first)}
+    last = dict(ends.last) | {shift: measure(everything, shift) or 0.0 for shift in _lacking(ends.last)} if made else {}
     ends = Ends(first, last)
     before, after = first[0], last[0] if made else first[0]
-    value, steps, switched = before, list[Step](), frozenset[str]()
-    remaining = list(made)
-    while remaining and abs(after - value) > ends.margin:
-        found = {factor.name: after if len(remaining) == 1 else measure(switched | {factor.name}, 0) for factor in remaining}
-        towards = math.copysign(1.0, after - value)
-        best = max(remaining, key=lambda factor: found[factor.name] * towards)
-        steps.append(Step(best.name, value, found[best.name], abs(found[best.name] - value) > ends.margin))
-        value, switched = found[best.name], switched | {best.name}
-        remaining.remove(best)
-    largest = max(steps, key=lambda step: abs(step.after - step.before), default=None)
-    cause = largest.factor if largest is not None and largest.beyond else None
+    steps, remaining = _path(made, before, after, ends.margin, measure)
+    towards = [step for step in steps if step.beyond and (step.after - step.before) * (after - before) > 0]
+    cause = max(towards, key=lambda step: abs(step.after - step.before), default=None)
     return {
-        "cause": cause,
+        "cause": cause.factor if cause else None,
         "steps": [{**asdict(step), "share": _share(step, before, after)} for step in steps],
         "not_needed": [factor.name for factor in remaining],
         "before": before,
@@ -164,27 +157,47 @@ def test(made: Sequence[Factor], ends: Ends, measure: Measure) -> dict[str, Any]
         "spread": ends.spread,
         "margin": ends.margin,
         "num_repetitions": [len(ends.first), len(ends.last)],
-        "sentence": _sentence(cause, steps, ends) if made else _sentence_of_seeds(ends),
+        "sentence": f"{_sentence(cause, steps, ends)}; {_chance(ends)}",
     }
+
+
+def _path(made: Sequence[Factor], before: float, after: float, margin: float, measure: Measure) -> tuple[list[Step], list[Factor]]:
+    """The steps, until what is left is no more than chance, and the factors that are left then.
+
+    A hybrid that failed although neither end did is no way to go: what was switched does not work without the rest.
+    """
+    value, steps, switched, remaining = before, list[Step](), frozenset[str](), list(made)
+    failed = 0.0 if 0.0 in (before, after) else math.inf
+    while remaining and abs(after - value) > margin:
+        found = dict[str, float]()
+        for factor in remaining:
+            measured = after if len(remaining) == 1 else measure(switched | {factor.name}, 0)
+            found[factor.name] = failed if measured is None else measured
+        best = min(remaining, key=lambda factor: abs(found[factor.name] - after))
+        if math.isinf(found[best.name]):
+            best, found = remaining[0], {remaining[0].name: value}  # none works alone: the last step has it all
+        steps.append(Step(best.name, value, found[best.name], abs(found[best.name] - value) > margin))
+        value, switched = found[best.name], switched | {best.name}
+        remaining.remove(best)
+    return steps, remaining
 
 
 def _share(step: Step, before: float, after: float) -> float | None:
     return (step.after - step.before) / (after - before) if after != before else None
 
 
-def _sentence(cause: str | None, steps: Sequence[Step], ends: Ends) -> str:
+def _sentence(cause: Step | None, steps: Sequence[Step], ends: Ends) -> str:
+    if not ends.last:
+        return "no cause beyond chance: nothing differs that can be switched, but seeds"
     before, after = ends.first[0], ends.last[0]
+    if not steps:
+        return f"no cause beyond chance: accuracy goes from {before:.3f} to {after:.3f}"
     if cause is None:
-        return f"no cause beyond chance: accuracy goes from {before:.3f} to {after:.3f}; {_chance(ends)}"
-    step = next(step for step in steps if step.factor == cause)
+        return f"no single cause: accuracy goes from {before:.3f} to {after:.3f}, and no step of it is more than chance"
     return (
-        f"{cause} is the cause: it takes accuracy from {step.before:.3f} to {step.after:.3f} "
-        f"({_share(step, before, after):.0%} of the whole change from {before:.3f} to {after:.3f}); {_chance(ends)}"
+        f"{cause.factor} is the cause: it takes accuracy from {cause.before:.3f} to {cause.after:.3f} "
+        f"({_share(cause, before, after):.0%} of the whole change from {before:.3f} to {after:.3f})"
     )
-
-
-def _sentence_of_seeds(ends: Ends) -> str:
-    return f"no cause beyond chance: nothing but seeds differs; {_chance(ends)}"
 
 
 def _chance(ends: Ends) -> str:

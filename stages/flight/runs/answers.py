@@ -13,6 +13,7 @@ from stages.flight.runs.run import Run
 
 # What a terminal takes for a command, or for the direction of writing; not the ends of lines, and tabs.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}  # of a status on a terminal
 
 
 def runs(recorded: Sequence[Run], limit: int) -> list[dict[str, Any]]:

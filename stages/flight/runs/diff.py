@@ -59,6 +59,7 @@ def write(answer: dict[str, Any], runs: Sequence[Run], root: Path) -> Path:
     name = "-".join(run["id"] for run in answer["runs"])
     if len(name) > 100 or not re.fullmatch(r"[\w-]+", name, re.ASCII):  # what a file system takes, and no way out of the folder
         name = f"{len(answer['runs'])}-runs-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    name += "-tested" if answer["test"] else ""  # which a plain comparison does not take the place of
     path = root / journal.RECORDS_FOLDER / FOLDER / name / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = _pictures([flip["path"] for flip in answer["outcome"]["flips"][:MAX_PICTURES]], answer["runs"][-1]["data_version"], root)

@@ -24,7 +24,7 @@ NAMES_OF_EXPERIMENTS = ("DVC_EXP_BASELINE_REV", "DVC_EXP_NAME")  # which change 
 MAX_PATCH_CHARACTERS = 200_000
 COMMIT = re.compile(r"[0-9a-f]{40,64}")  # what another machine tells must not be an option of git
 # Frozen inputs that no stage makes anew: DVC's hash of each tells whether two runs had the same.
-IMAGES, BACKBONE = "data/raw", "data/backbone"
+FROZEN = (IMAGES, BACKBONE) = ("data/raw", "data/backbone")
 DONE = ("ran", "cached")
 
 
@@ -54,12 +54,15 @@ class Recorded:
     data_version: str | None
 
 
-def recorded(run: Run, root: Path) -> Recorded:
-    """Read it from the run's folder; ``root`` is the repository in which its code is looked for."""
+def recorded(run: Run, root: Path, environment: Mapping[str, Any] | None = None) -> Recorded:
+    """Read it from the run's folder; ``root`` is the repository in which its code is looked for.
+
+    ``environment``, as ``capture.environment`` gives it, stands for the recorded one.
+    """
     records: list[dict[str, Any]] = []
     with contextlib.suppress(OSError):  # a run of another machine may have sent no journal yet
         records, _ = journal.read(run.folder / journal.FILE_NAME)
-    environment = next((record for record in records if record.get("part") == "environment"), None)
+    environment = environment or next((record for record in records if record.get("part") == "environment"), None)
     packages = _mapping(environment.get("packages")) | {"python": environment.get("python")} if environment else None
     hardware = flatten(environment.get("hardware")) | {"platform": environment.get("platform")} if environment else None
     variables = _mapping(environment.get("settings")) if environment else None

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from stages.flight.record.secrets import mask
 
+# What belongs to the person and the network, not to a repository.
+KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_TERMINAL_PROMPT", "GIT_CONFIG_GLOBAL")
+
 
 class CommandError(Exception):
     """A command of ``flight`` cannot do what was asked; the message says what is missing and what to type."""
@@ -24,8 +27,12 @@ def git(root: Path, *arguments: str, own: dict[str, str] | None = None, given: s
     if done.returncode != 0:
         if or_else is not None:
             return or_else
-        raise CommandError(f"git {arguments[0]}: {mask(done.stderr.decode('utf-8', 'replace').strip())}")
+        raise CommandError(f"git {_verb(arguments)}: {mask(done.stderr.decode('utf-8', 'replace').strip())}")
     return os.fsdecode(done.stdout).strip()
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    return next((word for word in arguments if not word.startswith("-") and "=" not in word), "")
 
 
 def content(root: Path, commit: str, name: str) -> bytes | None:
@@ -38,7 +45,8 @@ def _run(root: Path, arguments: Sequence[str], own: dict[str, str] | None, given
     return subprocess.run(
         ["git", *arguments],
         cwd=root,
-        env={**os.environ, **(own or {})},
+        # Of a hook, or of whoever has set them, they would lead every command into another repository.
+        env={name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in KEPT} | (own or {}),
         input=given.encode("utf-8", "surrogateescape"),
         capture_output=True,
         check=False,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import fcntl
+import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +22,31 @@ from stages.flight.record.names import STAGES
 from stages.flight.runs import replay_workspace, rerun
 from stages.flight.runs.ablation import Factor
 from stages.flight.runs.changes import plain_params
+from stages.flight.runs.git import CommandError
 from stages.flight.runs.outcome import SEEDS
-from stages.flight.runs.run import Run, from_folder
-from stages.flight.runs.share import FROZEN
+from stages.flight.runs.run import KILLED_KINDS, Run, from_folder
 from stages.shared import files
 
 FOLDER = "ablations"
-RESULTS = "results.json"
+RESULTS, LOCK = "results.json", "lock"
 ACCURACY = "evaluate/accuracy"
 
 
 class Hybrids:
-    """What lies between ``first`` and ``last``. Results are kept at once, so that a test that was cut off goes on where it was."""
+    """What lies between ``first`` and ``last``. Results are kept at once, so that a test that was cut off goes on where it was.
 
-    def __init__(self, first: Run, last: Run, made: Sequence[Factor], root: Path, tell: Callable[[str], None]) -> None:
+    They are of the factors and of the environment (``present``, as ``capture.environment`` gives it) that they were trained with.
+    """
+
+    def __init__(
+        self, first: Run, last: Run, made: Sequence[Factor], present: Mapping[str, Any], root: Path, tell: Callable[[str], None]
+    ) -> None:
         self._first, self._last, self._made, self._root, self._tell = first, last, made, root, tell
         self._base = root / journal.RECORDS_FOLDER / FOLDER / f"{first.id}-{last.id}"
-        self._known: dict[str, dict[str, Any]] = {}
-        if (self._base / RESULTS).is_file():
-            self._known = files.read_json(self._base / RESULTS)
+        self._base.mkdir(parents=True, exist_ok=True)
+        self._key = _digest([[asdict(factor) for factor in made], {name: present[name] for name in ("packages", "python", "settings")}])
+        kept = files.read_json(self._base / RESULTS) if (self._base / RESULTS).is_file() else {}
+        self._known: dict[str, dict[str, Any]] = kept["results"] if kept.get("key") == self._key else {}
         self._clone: Path | None = None
 
     @property
@@ -43,45 +54,58 @@ class Hybrids:
         """How many trainings an earlier test has left."""
         return len(self._known)
 
-    def measure(self, switched: frozenset[str], moved: int) -> float:
-        """The accuracy of the hybrid whose ``switched`` factors are as in the last run, with the first's seeds moved on; 0 if it failed."""
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other test of the same runs meanwhile; afterwards clone and cache are removed, while results and recorded runs stay.
+
+        Raises:
+            CommandError: if another test of them is at work.
+        """
+        with (self._base / LOCK).open("ab") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CommandError(f"these two runs are being tested already, in {self._base}. Expected to be the only one") from error
+            yield
+            for name in (replay_workspace.CLONE, replay_workspace.CACHE):
+                shutil.rmtree(self._base / name, ignore_errors=True)
+
+    def measure(self, switched: frozenset[str], moved: int) -> float | None:
+        """The accuracy of the hybrid whose ``switched`` factors are as in the last run, with the first's seeds moved on.
+
+        None if the hybrid failed.
+
+        Raises:
+            CommandError: if it was ended from outside, or by a lack of memory: that says nothing of what was switched.
+        """
         key = " + ".join([*sorted(switched), f"seeds {moved:+d}"])
         if key not in self._known:
             self._tell(f"training {len(self._known) + 1}: {key}")
             self._known[key] = self._train([factor for factor in self._made if factor.name in switched], moved)
-            files.write_json(self._base / RESULTS, self._known)
+            files.write_json(self._base / RESULTS, {"key": self._key, "results": self._known})
         accuracy = self._known[key]["accuracy"]
-        self._tell(f"  accuracy {accuracy:.3f}")
-        return float(accuracy)
-
-    def clean_up(self) -> None:
-        """Remove the clone and its cache; the results stay, and the runs are recorded."""
-        for name in (replay_workspace.CLONE, replay_workspace.CACHE):
-            shutil.rmtree(self._base / name, ignore_errors=True)
+        self._tell("  it failed" if accuracy is None else f"  accuracy {accuracy:.3f}")
+        return None if accuracy is None else float(accuracy)
 
     def _train(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
         folder = self._prepare(switched)
-        params = self._params(switched, moved)
-        YAML(typ="safe").dump(params, folder / "params.yaml")
+        (folder / "params.yaml").unlink(missing_ok=True)
+        YAML(typ="safe").dump(self._params(switched, moved), folder / "params.yaml")
         source = self._last if any(factor.images for factor in switched) else self._first
-        shutil.copyfile(source.folder / "dvc.lock", folder / "dvc.lock")
-        for path in FROZEN:
-            shutil.rmtree(folder / path, ignore_errors=True)
+        replay_workspace.put(source.folder / "dvc.lock", folder / "dvc.lock")
         replay_workspace.take_frozen(source, self._root, folder, self._base, self._tell)
-        experiment = str(journal.read_run(self._first.folder)[0]["mlflow_experiment"])
-        python = Path(sys.executable)
-        variables = rerun.environment(python, experiment, os.environ)
+        python, experiment = Path(sys.executable), str(journal.read_run(self._first.folder)[0]["mlflow_experiment"])
+        variables = rerun.environment(python, experiment, os.environ, self._base)
         record = rerun.run_stages(folder, STAGES[1:-1], python, variables, self._base / rerun.LOG, lambda _: None)
-        metrics = folder / "reports/evaluate/metrics.json"
         if record is None:  # DVC had all of it
-            return {"accuracy": files.read_json(metrics)["accuracy"], "run": None}
+            return {"accuracy": files.read_json(folder / "reports/evaluate/metrics.json")["accuracy"], "run": None}
         home = rerun.bring_home(record, folder, self._root)
         log = journal.Journal(home)
         names = ", ".join(factor.name for factor in switched) or "nothing"
         log.write("name", name=f"{self._first.id} with {names} of {self._last.id}" + (f", seeds {moved:+d}" if moved else ""))
         log.write("hybrid", of=[self._first.id, self._last.id], switched=[factor.name for factor in switched])
         recorder_process.ensure(home, self._root)
-        return {"accuracy": from_folder(home).metrics.get(ACCURACY, 0.0), "run": home.name}
+        return {"accuracy": _accuracy(from_folder(home)), "run": home.name}
 
     def _prepare(self, switched: Sequence[Factor]) -> Path:
         """The clone with the code of one of the runs."""
@@ -101,6 +125,17 @@ class Hybrids:
             section, _, key = name.partition(".")
             params[section][key] = int(params[section][key]) + moved
         return params
+
+
+def _accuracy(run: Run) -> float | None:
+    if run.ended is None or (run.failure and run.failure["kind"] in (*KILLED_KINDS, "out-of-memory")):
+        cause = run.failure["cause"] if run.failure else "its record has no end"
+        raise CommandError(f"the training {run.id} was ended before it could tell anything: {cause}. To go on, type the same again")
+    return run.metrics.get(ACCURACY) if run.failure is None else None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _set(target: dict[str, Any], source: Any, keys: Sequence[str]) -> None:

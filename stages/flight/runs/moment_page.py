@@ -6,22 +6,22 @@ import base64
 import csv
 from pathlib import Path
 
+from stages.flight.record.journal import MOMENT, MOMENT_TABLE
 from stages.shared import files, page
 
 PAGE = Path(__file__).parent / "pages/moment.html"
-FOLDER, TABLE = "moment", "batch.csv"
 
 
 def write(folder: Path, until: int) -> Path | None:
     """``moment/index.html`` in the run's folder; None if the training did not come to the step."""
-    table = folder / FOLDER / TABLE
+    table = folder / MOMENT / MOMENT_TABLE
     if not table.is_file():
         return None
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    pictures = {row["picture"]: _data_uri(folder / FOLDER / row["picture"]) for row in rows}
+    pictures = {row["picture"]: _data_uri(folder / MOMENT / row["picture"]) for row in rows}
     losses = [float(row["loss"]) for row in rows]
-    path = folder / FOLDER / "index.html"
+    path = folder / MOMENT / "index.html"
     files.write_text(path, page.render(PAGE, rows=rows, pictures=pictures, until=until, run=folder.name, mean=sum(losses) / len(losses)))
     return path
 

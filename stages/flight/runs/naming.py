@@ -29,7 +29,13 @@ def name(folder: Path, records: Records) -> str:
 
 def _before(folder: Path) -> Path | None:
     earlier = [other for other in folder.parent.glob("[!.]*/") if other.name < folder.name and (other / "params.yaml").is_file()]
-    return max(earlier, default=None)
+    return next((other for other in sorted(earlier, reverse=True) if not _serves_another(other)), None)
+
+
+def _serves_another(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        return journal.serves_another(journal.read_run(folder))
+    return False
 
 
 def _changed_params(before: Path, folder: Path) -> str:

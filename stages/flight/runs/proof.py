@@ -12,13 +12,16 @@ from typing import Any, Literal
 from stages.flight.record import journal, lock
 from stages.flight.record.names import STAGES
 from stages.flight.runs.changes import flatten
-from stages.flight.runs.differences import Difference, Recorded, differences
+from stages.flight.runs.differences import DONE, Difference, Recorded, differences, not_compared
 from stages.flight.runs.outcome import chance, flipped
 from stages.flight.runs.run import KILLED_KINDS, Run
-from stages.flight.runs.suspects import NUMERICAL
+from stages.flight.runs.suspects import is_numerical
 from stages.shared import paths
 
 Level = Literal["weights", "predictions", "metrics", "failure", "inputs", "none"]
+# What went in; what it was run with, as far as that reaches the bits; what the training came to; what else came out; what reaches no bits.
+Kind = Literal["input", "environment", "training", "outcome", "idle"]
+LEVELS = ("none", "inputs", "metrics", "predictions", "weights")  # of a run that has not failed, the weakest first
 # Largest difference of a probability at which two predictions count as the same: single precision over a network of 50 layers leaves
 # about 1e-6, half precision about 1e-3.
 PROBABILITY_TOLERANCE = 1e-3
@@ -26,20 +29,20 @@ PREDICTIONS = "reports/evaluate/predictions.csv"
 DIGESTS = ("order", "first_batch", "loss", "weights")  # of an epoch, in the order in which they come about
 # What of a machine reaches the bits of a training; how much memory it has does not.
 BITS_OF_HARDWARE = ("cpu.model", "cpu.flags", "num_usable_cpus", "gpus")
-DONE = ("ran", "cached")
+ENVIRONMENT: dict[str, str] = {"package": "packages", "hardware": "hardware", "setting": "settings"}
+STATUS = "status"
+TIMED = ("images_per_second", "data_wait_share")  # metrics that a clock has measured
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was compared: what went in, what it was run with, what came of the training, and (none of these) the rest."""
+    """One thing that was compared."""
 
+    kind: Kind
     name: str
     original: Any
     replay: Any
     equal: bool
-    is_input: bool = False
-    is_environment: bool = False
-    is_training: bool = False
 
 
 def stages_of(run: Run) -> list[str]:
@@ -47,60 +50,63 @@ def stages_of(run: Run) -> list[str]:
     return [stage for stage in STAGES[1:] if run.stages.get(stage) in (*DONE, "failed")]
 
 
-def expected_level(run: Run, environment: Sequence[Difference]) -> tuple[Level, str]:
+def expected_level(run: Run, checks: Sequence[Check]) -> tuple[Level, str]:
     """What is to be expected on this machine, and why."""
     if run.failure:
         return "failure", "the run failed"
     if run.params.get("train.deterministic") is False and "train" in stages_of(run):
         return "metrics", "train.deterministic is false"
-    reaching = [one.name for one in environment if reaches_bits(one)]
-    if reaching:
-        return "metrics", f"other {', '.join(reaching[:3])}{'…' if len(reaching) > 3 else ''} than the run had"
+    other = [check.name for check in checks if check.kind == "environment" and not check.equal]
+    if other:
+        return "metrics", f"not as the run had it: {', '.join(other[:3])}{'…' if len(other) > 3 else ''}"
     return "weights", "packages, settings and processor are those of the run"
 
 
 def reaches_bits(difference: Difference) -> bool:
     """Whether another such thing may change the bits of a training."""
     if difference.kind == "package":
-        return difference.name in NUMERICAL
+        return is_numerical(difference.name)
     return difference.kind == "setting" or (difference.kind == "hardware" and difference.name.startswith(BITS_OF_HARDWARE))
 
 
 def compare(original: Recorded, replay: Recorded, damaged: Mapping[str, tuple[str, str]]) -> list[Check]:
-    """Everything that was compared, in the order in which it came about: what went in, with what, and what came of it, stage by stage."""
+    """Everything that was compared: what went in, with what, what came of it stage by stage, and last what reaches no bits."""
     recorded, found = (lock.read_stages(run.run.folder / "dvc.lock") for run in (original, replay))
     stages = [stage for stage in stages_of(original.run) if original.run.stages[stage] in DONE]
-    checks = [Check(path, then, now, equal=False, is_input=True) for path, (then, now) in damaged.items()]
+    checks = [Check("input", path, then, now, equal=False) for path, (then, now) in damaged.items()]
     checks += _inputs(recorded, found, stages)
     checks += _environment(original, replay)
     for stage in stages_of(original.run):
         if stage == "train":
             checks += _digests(original.run, replay.run)
         if stage in stages:
-            outs = [lock.outs(locked).get(stage, {}) for locked in (recorded, found)]
-            checks += [
-                _check(path, *(of_run.get(path) for of_run in outs), is_training=path == str(paths.MODEL)) for path in sorted(outs[0])
-            ]
-    return checks + _failure(original.run, replay.run)
+            checks += _outs(*(lock.outs(locked).get(stage, {}) for locked in (recorded, found)))
+    return sorted([*checks, *_failure(original.run, replay.run)], key=lambda check: check.kind == "idle")
 
 
-def _check(name: str, original: Any, replay: Any, **kind: bool) -> Check:
-    return Check(name, original, replay, original == replay, **kind)
+def _check(kind: Kind, name: str, original: Any, replay: Any) -> Check:
+    return Check(kind, name, original, replay, original == replay)
+
+
+def _outs(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[Check]:
+    return [
+        _check("training" if path == str(paths.MODEL) else "outcome", path, recorded[path], found.get(path)) for path in sorted(recorded)
+    ]
 
 
 def _inputs(recorded: dict[str, Any], found: dict[str, Any], stages: Sequence[str]) -> list[Check]:
-    """Code, images and parameters as ``dvc.lock`` has them for each stage; one line for all of a kind that are the same."""
+    """Code, images and parameters as ``dvc.lock`` has them for each stage; one line for all of a kind that are the same.
+
+    A stage that failed has no entry there: its code is that of the commit, its parameters those of the file.
+    """
     made = tuple(out for stage in STAGES[1:] for out in lock.outs(recorded).get(stage, {}))
     given = [_given(locked, stages, made) for locked in (recorded, found)]
-    rows = [_check(path, given[0][path], given[1].get(path), is_input=True) for path in sorted(given[0], key=_rank)]
+    rows = [_check("input", path, given[0][path], given[1].get(path)) for path in sorted(given[0], key=_rank)]
     params = [_params(locked, stages) for locked in (recorded, found)]
-    settled = [_check(name, value, params[1].get(name), is_input=True) for name, value in sorted(params[0].items())]
-    summaries = [
-        (f"{sum(row.name.startswith('stages/') for row in rows)} files of code", [row for row in rows if row.name.startswith("stages/")]),
-        (f"{len(settled)} parameters", settled),
-    ]
+    settled = [_check("input", name, value, params[1].get(name)) for name, value in sorted(params[0].items())]
+    code = [row for row in rows if row.name.startswith("stages/")]
     others = [row for row in rows if not row.name.startswith("stages/")]
-    return [*others, *(row for name, kind in summaries for row in _summed(name, kind))]
+    return [*others, *_summed(f"{len(code)} files of code", code), *_summed(f"{len(settled)} parameters", settled)]
 
 
 def _params(locked: Mapping[str, Any], stages: Sequence[str]) -> dict[str, Any]:
@@ -120,20 +126,21 @@ def _rank(path: str) -> tuple[bool, bool, str]:
 
 
 def _summed(name: str, rows: Sequence[Check]) -> list[Check]:
-    """Those that differ, or one line which says that none does."""
-    return [row for row in rows if not row.equal] or [Check(name, "as recorded", "the same", equal=True, is_input=True)]
-
-
-def environment_differences(original: Recorded, replay: Recorded) -> list[Difference]:
-    """Packages, hardware and settings in which the replay differs, those first that reach the bits."""
-    found = [one for one in differences([original, replay]) if one.kind in ("package", "hardware", "setting")]
-    return sorted(found, key=lambda one: not reaches_bits(one))
+    """Those that differ, or one line which says that none does; nothing where there is none."""
+    same = [Check("input", name, "as recorded", "the same", equal=True)] if rows else []
+    return [row for row in rows if not row.equal] or same
 
 
 def _environment(original: Recorded, replay: Recorded) -> list[Check]:
-    found = environment_differences(original, replay)
-    rows = [Check(f"{one.kind} {one.name}", one.values[0], one.values[-1], equal=False, is_environment=True) for one in found]
-    return rows or [Check("packages, hardware and settings", "as recorded", "the same", equal=True, is_environment=True)]
+    """Packages, hardware and settings: those that differ, and which of the three are not known."""
+    found = [one for one in differences([original, replay]) if one.kind in ENVIRONMENT]
+    rows = [
+        Check("environment" if reaches_bits(one) else "idle", f"{one.kind} {one.name}", one.values[0], one.values[-1], equal=False)
+        for one in found
+    ]
+    unknown = [ENVIRONMENT[kind] for kind in not_compared([original, replay]) if kind in ENVIRONMENT]
+    rows += [Check("environment", name, "not recorded", "not compared", equal=False) for name in unknown]
+    return rows or [Check("environment", "packages, hardware and settings", "as recorded", "the same", equal=True)]
 
 
 def _records(run: Run) -> list[dict[str, Any]]:
@@ -147,59 +154,74 @@ def _digests(original: Run, replay: Run) -> list[Check]:
         for name in DIGESTS:
             other = of_runs[1].get(epoch, {}).get(name)
             if values.get(name) != other:
-                return [Check(f"epoch {epoch}, {name.replace('_', ' ')}", values.get(name), other, equal=False, is_training=True)]
+                return [Check("training", f"epoch {epoch}, {name.replace('_', ' ')}", values.get(name), other, equal=False)]
     told = f"order, images, loss and weights of {len(of_runs[0])} epochs"
-    return [Check(told, "as recorded", "the same", equal=True, is_training=True)] if of_runs[0] else []
+    return [Check("training", told, "as recorded", "the same", equal=True)] if of_runs[0] else []
 
 
 def _failure(original: Run, replay: Run) -> list[Check]:
-    """Of a run that failed: stage, kind, how far it had got, and diagnosis."""
+    """Of a run that failed: stage, kind, error, how far it had got, and diagnosis."""
     if original.failure is None:
-        return [_check("status", original.status, replay.status)] if replay.failure else []
-    verdicts = [(run.verdict() or {}).get("verdict") for run in (original, replay)]
+        return [_check("outcome", STATUS, original.status, replay.status)]
     then, now = original.failure, replay.failure or {"stage": None, "kind": None}
-    rows = [_check(f"failure: {name}", then[name], now[name]) for name in ("stage", "kind")]
-    return [*rows, _progress_check(original, replay), _check("failure: diagnosis", *verdicts)]
+    rows = [_check("outcome", f"failure: {name}", then[name], now[name]) for name in ("stage", "kind")]
+    if then["kind"] not in KILLED_KINDS:
+        rows.append(_check("outcome", "failure: error", *(_error(run) for run in (original, replay))))
+    verdicts = [(run.verdict() or {}).get("verdict") for run in (original, replay)]
+    return [*rows, _moment(original, replay), _check("outcome", "failure: diagnosis", *verdicts)]
 
 
-def _progress_check(original: Run, replay: Run) -> Check:
+def _error(run: Run) -> str | None:
+    """The type and message of what a stage raised, without the folder in which it ran."""
+    records = _records(run)
+    told = next((record for record in records if record["type"] == "failure"), None)
+    folder = next((str(record["workspace"]) for record in records if record["type"] == "run"), "")
+    if told is None:
+        return None
+    # How much memory was free, which such a message tells, is never the same.
+    return str(told["error"]) if told["kind"] == "out-of-memory" else f"{told['error']}: {told['message']}".replace(folder or "\0", ".")
+
+
+def _moment(original: Run, replay: Run) -> Check:
     """Evidence and figures up to the failure, bit for bit; of a run that was ended from outside, as far as it had got."""
     told = [[_said(record) for record in progress(_records(run), original.failure)] for run in (original, replay)]
     if original.failure and original.failure["kind"] in KILLED_KINDS:
         told[1] = told[1][: len(told[0])]
     at = next((i for i, (then, now) in enumerate(zip(*told, strict=False)) if then != now), min(map(len, told)))
     then, now = (f"{len(records)} records" + ("" if told[0] == told[1] else f", the same up to {at}") for records in told)
-    return Check("failure: moment", then, now, equal=told[0] == told[1])
+    return Check("outcome", "failure: moment", then, now, equal=told[0] == told[1])
 
 
 def progress(records: Iterable[dict[str, Any]], failure: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """What tells how far the stage that failed has got."""
     stage = failure["stage"] if failure else None
     own = [record for record in records if record["type"] == "metrics" and record["stage"] == stage]
-    return [r for r in records if r["type"] in ("evidence", "digest")] + own if stage == "train" else own
+    return [record for record in records if record["type"] in ("evidence", "digest")] + own if stage == "train" else own
 
 
 def _said(record: Mapping[str, Any]) -> Any:
     """A record without its time, its process, and what is measured by a clock."""
-    timed = ("images_per_second", "data_wait_share")
     values = record.get("values")
-    kept = {name: value for name, value in values.items() if name not in timed} if isinstance(values, dict) else values
+    kept = {name: value for name, value in values.items() if name not in TIMED} if isinstance(values, dict) else values
     return (record["type"], record.get("part"), record.get("epoch"), record.get("step"), repr(kept))
 
 
 def level(checks: Sequence[Check], original: Run, replay: Run, everyone: Sequence[Run]) -> Level:
     """The strongest level that the checks prove; none without the recorded inputs."""
-    if not all(check.equal for check in checks if check.is_input):
+    if not all(check.equal for check in checks if check.kind == "input"):
         return "none"
-    came_out = [check for check in checks if not check.is_input and not check.is_environment]
+    of_training = [check for check in checks if check.kind == "training"]
+    came_out = [check for check in checks if check.kind in ("training", "outcome")]
     if original.failure is not None:
         return "failure" if all(check.equal for check in came_out) else "inputs"
-    of_training = [check for check in came_out if check.is_training]
-    if replay.failure is None and all(check.equal for check in of_training or came_out):
+    if replay.failure is not None:
+        return "inputs"
+    proofs = of_training or [check for check in came_out if check.name != STATUS]
+    if proofs and all(check.equal for check in proofs):
         return "weights"
     if _same_predictions(original.folder / PREDICTIONS, replay.folder / PREDICTIONS):
         return "predictions"
-    if replay.failure is None and chance(original, replay, everyone, flipped(original.folder, replay.folder)).beyond is False:
+    if chance(original, replay, everyone, flipped(original.folder, replay.folder)).beyond is False:
         return "metrics"
     return "inputs"
 
@@ -216,25 +238,48 @@ def _same_predictions(before: Path, after: Path) -> bool:
     return bool(pairs) and same and all(map(math.isfinite, apart)) and max(apart) <= PROBABILITY_TOLERANCE
 
 
-def answer(checks: Sequence[Check], reached: Level, expected: tuple[Level, str], original: Run, replay: Run) -> dict[str, Any]:
+def answer(checks: Sequence[Check], reached: Level, original: Run, replay: Run) -> dict[str, Any]:
     """What ``flight replay`` tells."""
     first = next((check for check in checks if not check.equal), None)
-    came_out = [check for check in checks if not check.is_environment]
-    identical = all(check.equal for check in came_out)
-    if first is None:
-        reason = "everything that was compared is the same"
-    elif identical:
-        reason = f"{first.name} differs, and everything that came out is the same"
-    else:
-        reason = f"the first thing that differs is {first.name}: {first.original} then, {first.replay} now"
+    expected, because = expected_level(original, checks)
     return {
         "original": original.id,
         "replay": replay.id,
         "level": reached,
-        "expected_level": expected[0],
-        "expected_because": expected[1],
-        "identical": identical,
-        "first_difference": {name: value for name, value in asdict(first).items() if not name.startswith("is_")} if first else None,
-        "checks": [{name: value for name, value in asdict(check).items() if not name.startswith("is_")} for check in checks],
-        "reason": reason,
+        "expected_level": expected,
+        "expected_because": because,
+        "identical": all(check.equal for check in checks if check.kind in ("input", "training", "outcome")),
+        "first_difference": _plain(first) if first else None,
+        "checks": [_plain(check) for check in checks],
+        "reason": _reason(checks, original),
     }
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    return {name: value for name, value in asdict(check).items() if name != "kind"}
+
+
+def _reason(checks: Sequence[Check], original: Run) -> str:
+    """The first that differs, of what went in and of what came out."""
+    first, came_out = (
+        next((check for check in checks if not check.equal and check.kind in kinds), None)
+        for kinds in (("input", "environment", "idle"), ("training", "outcome"))
+    )
+    told = [f"{first.name} differs: {first.original} then, {first.replay} now"] if first else []
+    if came_out:
+        told.append(f"the first that came out otherwise is {came_out.name}: {came_out.original} then, {came_out.replay} now")
+    elif first:
+        told.append("everything that came out is the same")
+    else:
+        told.append("everything that was compared is the same")
+    if original.failure and original.failure["kind"] in KILLED_KINDS:
+        told.append("the run was ended from outside, and so was the replay, at the same moment: what is compared is what came before")
+    return "; ".join(told)
+
+
+def is_proved(answer: Mapping[str, Any]) -> bool:
+    """Whether the level reached is at least the one to be expected here; where that is ``weights``, all other files are the same too."""
+    reached, expected = answer["level"], answer["expected_level"]
+    if expected not in LEVELS or reached not in LEVELS:
+        return bool(reached == expected)
+    return LEVELS.index(reached) >= LEVELS.index(expected) and (expected != "weights" or bool(answer["identical"]))

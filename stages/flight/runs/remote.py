@@ -13,11 +13,12 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from stages.flight.record import address, journal, names, recorder_process
+from stages.flight.runs.foreign import Status, checked
 from stages.flight.runs.index import UnknownRunError
 from stages.flight.runs.run import Run, UnreadableRecordError, end, from_folder
 from stages.flight.runs.server import Server, ServerError
@@ -28,7 +29,6 @@ OTHERS = "others"
 MAX_MATCHES = 6
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-zA-Z-]{1,64}$")]
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 class _Info(BaseModel):
@@ -86,12 +86,6 @@ class _OneExperiment(BaseModel):
     experiment: _Experiment
 
 
-class _Failure(BaseModel):
-    stage: str
-    kind: str
-    cause: str
-
-
 class _Change(BaseModel):
     param: str
     before: Any = Field(alias="from")
@@ -104,8 +98,6 @@ class _Action(BaseModel):
 
 
 FIX: TypeAdapter[Any] = TypeAdapter(tuple[_Change | _Action, ...])
-RUN = TypeAdapter(Run)
-STATUS: TypeAdapter[Any] = TypeAdapter(Status)
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -233,10 +225,7 @@ def _from_record(found: _Found, folder: Path) -> Run:
     Raises:
         UnreadableRecordError, ValueError, RecursionError: if it is no journal of this run.
     """
-    run = RUN.validate_python({**vars(from_folder(folder)), "params": _params(found), "mlflow_run_id": found.info.run_id})
-    STATUS.validate_python(run.status)
-    if run.failure is not None:
-        _Failure.model_validate(run.failure)
+    run = checked({**vars(from_folder(folder)), "params": _params(found), "mlflow_run_id": found.info.run_id})
     if run.id != found.tags()[names.TAG_FLIGHT_ID]:
         raise UnreadableRecordError(f"{folder} holds the record of {run.id}.")
     return run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from stages.flight.runs.run import Run, from_folder
 from stages.shared import files
 
 Tell = Callable[[str], None]
+MAX_NAMED = 5
 
 
 def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_environment: bool, until: int | None) -> dict[str, Any]:
@@ -32,8 +33,9 @@ def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_env
     """
     stages = _stages(run)
     original = recorded(run, root)
-    packages = {name: str(version) for name, version in (original.packages or {}).items()} if own_environment else None
+    _warn_of_files_left_out(run, tell)
     with tempfile.TemporaryDirectory(prefix="flight-replay-", ignore_cleanup_errors=True) as base:
+        packages = _packages(original) if own_environment else None
         workspace = replay_workspace.make(run, root, Path(base), tell, packages=packages)
         for path in workspace.damaged:
             tell(f"{path} is not as recorded: its content in DVC's cache has changed")
@@ -44,30 +46,42 @@ def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_env
         if record is None:
             raise ReplayError(f"dvc has run none of the stages of {run.id}. Type: flight why {run.id}")
         folder = rerun.bring_home(record, workspace.folder, root)
-    again = from_folder(folder)
-    log_of_replay = journal.Journal(folder)
-    log_of_replay.write("name", name=f"replay of {run.id}" + (f" until step {until}" if until is not None else ""))
+    log = journal.Journal(folder)
     if until is not None:
-        log_of_replay.write("replay", of=run.id)
+        log.write("name", name=f"replay of {run.id} until step {until}")
+        log.write("replay", of=run.id)
         page = moment_page.write(folder, until)
         recorder_process.ensure(folder, root)
-        return {"original": run.id, "replay": again.id, "until": until, "moment": str(page) if page else None}
-    answer = _compared(original, recorded(again, root), everyone, workspace)
+        return {"original": run.id, "replay": folder.name, "until": until, "moment": str(page) if page else None}
+    answer = _compared(original, recorded(from_folder(folder), root), everyone, workspace)
     files.write_json(folder / "replay.json", answer)
-    log_of_replay.write("replay", of=run.id, level=answer["level"])
-    journal.Journal(run.folder).write("replay", by=again.id, level=answer["level"])
+    log.write("name", name=f"replay of {run.id}")
+    log.write("replay", of=run.id, level=answer["level"])
+    journal.Journal(run.folder).write("replay", by=folder.name, level=answer["level"])
     for shipped in (run.folder, folder):
         recorder_process.ensure(shipped, root)
     return answer
 
 
 def is_proved(answer: dict[str, Any]) -> bool:
-    """Whether the level reached is at least the one to be expected on this machine; a replay up to a step proves nothing else."""
-    if "until" in answer:
-        return answer["moment"] is not None
-    order = ("none", "inputs", "metrics", "predictions", "weights")
-    reached, expected = answer["level"], answer["expected_level"]
-    return bool(reached == expected or (expected in order and reached in order and order.index(reached) >= order.index(expected)))
+    """Whether the replay is what was to be expected; one up to a step proves nothing else."""
+    return answer["moment"] is not None if "until" in answer else proof.is_proved(answer)
+
+
+def _warn_of_files_left_out(run: Run, tell: Tell) -> None:
+    """Untracked files that were too large to be captured."""
+    codes = [record["code"] for record in journal.read_run(run.folder) if record.get("part") == "workspace"]
+    if names := [str(name) for code in codes for name in code.get("left_out", [])]:
+        more = "…" if len(names) > MAX_NAMED else ""
+        tell(f"not captured, since they were too large, and absent now: {', '.join(names[:MAX_NAMED])}{more}")
+
+
+def _packages(original: Recorded) -> dict[str, str]:
+    if not original.packages:
+        raise ReplayError(
+            f"the packages of run {original.run.id} were not recorded. Type without --environment: flight replay {original.run.id}"
+        )
+    return {name: str(version) for name, version in original.packages.items()}
 
 
 def _stages(run: Run) -> list[str]:
@@ -81,18 +95,17 @@ def _stages(run: Run) -> list[str]:
     return stages
 
 
-def _variables(run: Run, workspace: Workspace, settings: Any, until: int | None) -> dict[str, str]:
+def _variables(run: Run, workspace: Workspace, settings: Mapping[str, Any] | None, until: int | None) -> dict[str, str]:
     """Of this process; with ``settings`` those that reach a training are as recorded, and no others of them are set."""
     kept = dict(os.environ)
     if settings is not None:
-        kept = {name: value for name, value in kept.items() if name not in capture.RECORDED_VARIABLES} | dict(settings)
+        kept = {name: value for name, value in kept.items() if name not in capture.RECORDED_VARIABLES}
+        kept |= {name: str(value) for name, value in settings.items() if name in capture.RECORDED_VARIABLES}
     experiment = str(journal.read_run(run.folder)[0]["mlflow_experiment"])
-    variables = rerun.environment(workspace.python, experiment, kept)
+    variables = rerun.environment(workspace.python, experiment, kept, workspace.base)
     return variables | ({journal.UNTIL_VARIABLE: str(until)} if until is not None else {})
 
 
 def _compared(original: Recorded, again: Recorded, everyone: Sequence[Run], workspace: Workspace) -> dict[str, Any]:
     checks = proof.compare(original, again, workspace.damaged)
-    reached = proof.level(checks, original.run, again.run, everyone)
-    expected = proof.expected_level(original.run, proof.environment_differences(original, again))
-    return proof.answer(checks, reached, expected, original.run, again.run)
+    return proof.answer(checks, proof.level(checks, original.run, again.run, everyone), original.run, again.run)

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stages.flight.runs.proof import is_proved
+
 MEANINGS = {
-    "weights": "what it made is the same, bit for bit",
+    "weights": "the training is the same, bit for bit",
     "predictions": "the same answer for each test image, with the same probability",
     "metrics": "the accuracy is the same but for chance",
     "failure": "it failed again: in the same stage, of the same kind, at the same moment, with the same diagnosis",
@@ -22,11 +24,15 @@ MAX_LENGTH = 44
 def show(answer: dict[str, Any], console: Console) -> None:
     """The level, what was compared, and the first thing that differs; or where the moment can be looked at."""
     if "until" in answer:
-        told = f"its batch: {answer['moment']}" if answer["moment"] else f"it ended before. Type: flight why {answer['replay']}"
-        console.print(f"[bold]stopped before step {answer['until']}[/]: {escape(told)}", highlight=False, soft_wrap=True)
+        if answer["moment"]:
+            told = f"[bold]stopped before step {answer['until']}[/]: its batch is in {escape(answer['moment'])}"
+        else:
+            told = f"[bold]ended before step {answer['until']}[/]: flight why {answer['replay']} tells why"
+        console.print(told, highlight=False, soft_wrap=True)
         return
-    colour = "green" if answer["level"] == answer["expected_level"] else "yellow" if answer["level"] not in ("inputs", "none") else "red"
-    console.print(f"\n[bold {colour}]{answer['level']}[/]: {MEANINGS[answer['level']]}", highlight=False)
+    colour = "green" if is_proved(answer) else "yellow" if answer["level"] not in ("inputs", "none") else "red"
+    rest = "" if answer["identical"] or answer["level"] != "weights" else "; but not all of the files that it made"
+    console.print(f"\n[bold {colour}]{answer['level']}[/]: {MEANINGS[answer['level']]}{rest}", highlight=False)
     if answer["level"] != answer["expected_level"]:
         console.print(f"to be expected here: {answer['expected_level']}, since {escape(answer['expected_because'])}", highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -7,28 +7,35 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stages.flight.record import address, journal, recorder_process
 from stages.flight.record.capture import REF_PREFIX
 from stages.flight.runs.git import CommandError, git
-from stages.flight.runs.run import from_folder
+from stages.flight.runs.run import SUMMARY_NAME, from_folder
 
 # Where nothing is shipped to: the record is shipped from the user's repository, once it is there.
 HELD_BACK = "held:back"
 LOG = "dvc.log"
-CLOSING_TIMEOUT_S = 120.0
+CLOSING_TIMEOUT_S, ENDING_TIMEOUT_S = 120.0, 20.0
 POLL_S = 0.1
 LAST_LINES = 15
 
 
-def environment(python: Path, experiment: str, base: Mapping[str, str]) -> dict[str, str]:
-    """The variables for DVC: ``base`` without what belongs to another run, nothing shipped, and the stages' Python found first."""
-    kept = {name: value for name, value in base.items() if not name.startswith(("DVC_", "FLIGHT_", "GIT_", "MLFLOW_"))}
-    path = f"{python.parent}{os.pathsep}{base.get('PATH', '')}"
-    return {**kept, "PATH": path, "MLFLOW_TRACKING_URI": HELD_BACK, "MLFLOW_EXPERIMENT_NAME": experiment}
+def environment(python: Path, experiment: str, given: Mapping[str, str], base: Path) -> dict[str, str]:
+    """The variables for DVC: ``given`` without what belongs to another run, nothing shipped, the stages' Python found first, and what DVC
+    keeps of a repository below ``base``."""
+    kept = {name: value for name, value in given.items() if not name.startswith(("DVC_", "FLIGHT_", "GIT_", "MLFLOW_"))}
+    return {
+        **kept,
+        "PATH": f"{python.parent}{os.pathsep}{given.get('PATH', '')}",
+        "DVC_SITE_CACHE_DIR": str(base / "site"),
+        "MLFLOW_TRACKING_URI": HELD_BACK,
+        "MLFLOW_EXPERIMENT_NAME": experiment,
+    }
 
 
 def run_stages(
@@ -58,10 +65,11 @@ def run_stages(
             follow(dvc.pid)
             time.sleep(POLL_S)
     finally:
-        _end(dvc)
-        made = next((record for record in _records(folder) if record not in before), None)
-        if made is not None:
-            _wait_until_closed(made, folder)
+        with _undisturbed():
+            _end(dvc)
+            made = next((record for record in _records(folder) if record not in before), None)
+            if made is not None:
+                _wait_until_closed(made, folder)
     follow(dvc.pid)
     if made is None and dvc.returncode != 0:
         said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
@@ -73,13 +81,24 @@ def _records(folder: Path) -> list[Path]:
     return list((folder / journal.RECORDS_FOLDER / "runs").glob("[!.]*/"))
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whoever has pressed Ctrl-C presses it again; what is being ended is to have ended before its folder goes."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _end(dvc: subprocess.Popen[bytes]) -> None:
-    """After Ctrl-C: DVC ends, and its recorder ends the stage."""
-    if dvc.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(dvc.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            dvc.wait(CLOSING_TIMEOUT_S)
+    """Before its time: DVC ends, and its recorder ends the stage."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if dvc.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(dvc.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                dvc.wait(ENDING_TIMEOUT_S)
 
 
 def _wait_until_closed(record: Path, folder: Path) -> None:
@@ -93,7 +112,7 @@ def bring_home(record: Path, folder: Path, root: Path) -> Path:
     home = root / journal.RECORDS_FOLDER
     for manifest in (record.parents[1] / "manifests").glob("[!.]*"):
         _copy(manifest, home / "manifests" / manifest.name, shutil.copyfile)
-    left_out = shutil.ignore_patterns(recorder_process.STATE_NAME, recorder_process.LOCK_NAME, "summary.json")
+    left_out = shutil.ignore_patterns(recorder_process.STATE_NAME, recorder_process.LOCK_NAME, SUMMARY_NAME)
     _copy(record, home / "runs" / record.name, lambda source, target: shutil.copytree(source, target, ignore=left_out))
     ref = REF_PREFIX + record.name
     git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(folder), f"{ref}:{ref}", or_else="")
@@ -104,6 +123,6 @@ def bring_home(record: Path, folder: Path, root: Path) -> Path:
 def _copy(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        copy(source, beside)
-        beside.rename(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as beside:
+            copy(source, Path(beside) / target.name)
+            (Path(beside) / target.name).rename(target)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ from typing import Any
 from stages.flight.record import address, journal, recorder_process
 from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
 from stages.flight.record.secrets import mask, mask_lines
+from stages.flight.runs.differences import FROZEN
 from stages.flight.runs.git import CommandError, content, git
-from stages.flight.runs.run import Run
+from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
 
 # Where the record lies in the commit that is shared.
 RECORD_FOLDER = "flight-record"
 SHARED = (journal.FILE_NAME, journal.OPENING_NAME, recorder_process.VERDICT_NAME, "reports/evaluate/predictions.csv")
 WHOLE = ("dvc.lock", "params.yaml")
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-# What a replay takes as it is; everything else it makes anew.
-FROZEN = ("data/raw", "data/backbone")
 
 
 class ShareError(CommandError):
@@ -36,12 +35,14 @@ def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
             of the code holds what looks like a secret.
     """
     git_remote, ref = _git_remote(root), REF_PREFIX + run.id
+    if run.ended is None:
+        raise ShareError(f"run {run.id} has not ended, so its record is not whole. Type: flight runs")
     if run.commit is None:
         raise ShareError(f"the code of run {run.id} was not captured, so nobody can run it again. Type: git status")
     if "ingest" not in run.made:
         raise ShareError(f"run {run.id} ended before it had any images, so there is nothing to run it on. Type: flight why {run.id}")
     commit = _seal(run, root, ref)
-    if not with_secrets and (holding := _files_with_secrets(str(run.commit), commit, root)):
+    if not with_secrets and (holding := _files_with_secrets(str(run.commit), commit, git_remote, root)):
         raise ShareError(
             f"code of run {run.id} that was not committed holds what looks like a secret, in {', '.join(holding)}. "
             f"Move it to a file that git ignores and run again; or, if it is none, type: flight share --with-secrets {run.id}"
@@ -55,12 +56,16 @@ def _seal(run: Run, root: Path, ref: str) -> str:
     """A commit on top of the captured code: the dvc.lock that the run ended with, where the images are, and the record, secrets masked."""
     head = git(root, "rev-parse", "--verify", "--quiet", f"{run.commit}^{{commit}}", or_else="")
     if not head:
-        raise ShareError(f"git no longer has the code of run {run.id} ({run.commit}). A colleague may: git fetch {_git_remote(root)} {ref}")
+        raise ShareError(
+            f"git no longer has the code of run {run.id} ({run.commit}). A colleague may: git fetch {_git_remote(root)} +{ref}:{ref}"
+        )
     whole = {**{name: run.folder / name for name in WHOLE}, ".dvc/config": root / ".dvc/config"}
     record = {f"{RECORD_FOLDER}/{name}": run.folder / name for name in SHARED}
     prefix = git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory() as temporary:
-        own = {**IDENTITY, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        when = git(root, "show", "--no-patch", "--format=%cI", head)  # so that the same record is the same commit
+        dates = {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
+        own = {**IDENTITY, **dates, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
         git(root, "read-tree", head, own=own)
         for name, path in {**whole, **record}.items():
             if path.is_file():
@@ -72,13 +77,15 @@ def _seal(run: Run, root: Path, ref: str) -> str:
         return git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
 
 
-def _files_with_secrets(captured: str, sealed: str, root: Path) -> list[str]:
-    """Of the files that are shared and that the run's commit had not, those in which something would be masked."""
-    before = git(root, "rev-parse", "--verify", "--quiet", f"{captured}^", or_else=EMPTY_TREE)
+def _files_with_secrets(captured: str, sealed: str, git_remote: str, root: Path) -> list[str]:
+    """Of the files that are shared and that the remote does not have, as far as is known here, those in which something would be masked."""
+    new = git(root, "rev-list", captured, "--not", f"--remotes={git_remote}").split()
+    before = git(root, "rev-parse", "--verify", "--quiet", f"{new[-1]}^", or_else=EMPTY_TREE) if new else captured
     compare = ("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=d")
+    patch = ("-p", "--unified=0", "--text", "--no-ext-diff", "--no-textconv")
     names = git(root, *compare, "--name-only", before, sealed, "--", ":(top)", f":(exclude,top){RECORD_FOLDER}").split("\0")
-    added = {name: git(root, *compare, "-p", "--unified=0", before, sealed, "--", f":(top,literal){name}") for name in names if name}
-    return [name for name, patch in added.items() if mask(patch) != patch]
+    added = {name: git(root, *compare, *patch, before, sealed, "--", f":(top,literal){name}") for name in names if name}
+    return [name for name, text in added.items() if mask(text) != text]
 
 
 def _push_data(commit: str, root: Path) -> int:
@@ -105,18 +112,35 @@ def take_up(name: str, root: Path) -> bool:
 def _take_up(run_id: str, runs: Path, root: Path) -> bool:
     ref = REF_PREFIX + run_id
     kept = {name: content(root, ref, f"{RECORD_FOLDER}/{name}") for name in SHARED} | {name: content(root, ref, name) for name in WHOLE}
-    if kept[journal.FILE_NAME] is None or kept[journal.OPENING_NAME] is None:
+    if kept[journal.FILE_NAME] is None:
         return False
-    beside = runs / f".{run_id}"
-    shutil.rmtree(beside, ignore_errors=True)
-    for name, found in kept.items():
-        if found is not None:
-            (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / name).write_bytes(found)
-    # Its maker's store is not here, or it is there already: then it is found by its id.
-    journal.Journal(beside).write("address", tracking_uri=address.tracking_uri(root))
-    beside.rename(runs / run_id)
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs, prefix=".") as beside:
+        folder = Path(beside) / run_id
+        for name, found in kept.items():
+            if found is not None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(found)
+        _make_ours(folder, root)
+        folder.rename(runs / run_id)
     return True
+
+
+def _make_ours(folder: Path, root: Path) -> None:
+    """Check a colleague's record, and have it shipped to the store that is ours, to a run of its own."""
+    from stages.flight.runs.foreign import checked  # takes a moment to load, and is seldom needed
+
+    try:
+        opening, *others = journal.read(folder / journal.FILE_NAME)[0]
+        if opening["id"] != folder.name:
+            raise ValueError(f"it is the record of {opening['id']}")
+        opening |= {"mlflow_run_id": None, "tracking_uri": address.tracking_uri(root)}
+        kept = [record for record in others if record["type"] != "address"]
+        (folder / journal.FILE_NAME).write_text("".join(f"{json.dumps(record)}\n" for record in (opening, *kept)), encoding="utf-8")
+        (folder / journal.OPENING_NAME).write_text(json.dumps(opening), encoding="utf-8")
+        checked(vars(from_folder(folder)))
+    except (UnreadableRecordError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ShareError(f"the record in {REF_PREFIX}{folder.name} is not one that flight share has made ({error})") from error
 
 
 def _git_remote(root: Path) -> str:

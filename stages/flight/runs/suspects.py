@@ -64,11 +64,16 @@ def _weigh(difference: Difference, named: Mapping[str, str], *, same_stream: boo
     weight, reason = WEIGHTS[kind], ""
     if kind == "param":
         weight = SEED_WEIGHT if name.endswith(".seed") else WEIGHTS_OF_PARAMS.get(name, WEIGHTS[kind]) * _size(difference)
-    if kind == "package" and name not in NUMERICAL:
+    if kind == "package" and not is_numerical(name):
         return IDLE_WEIGHT, "its numbers do not reach the weights"
     if same_stream and kind == "param" and name.startswith(MAKES_PIXELS):
         return IDLE_WEIGHT, "order and first batch of the training are the same, bit for bit"
     return weight, reason
+
+
+def is_numerical(package: str) -> bool:
+    """Whether the numbers of a package reach the weights; of NVIDIA's all do."""
+    return package in NUMERICAL or package.startswith("nvidia-")
 
 
 def _size(difference: Difference) -> float:

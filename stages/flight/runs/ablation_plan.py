@@ -1,0 +1,106 @@
+"""The plan of ``flight diff A B --test``, what it will take, and its carrying out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.flight.record import capture, journal
+from stages.flight.runs import ablation, proof, replay_workspace
+from stages.flight.runs.ablation import Ends, Factor
+from stages.flight.runs.differences import differences, not_compared, recorded
+from stages.flight.runs.git import CommandError
+from stages.flight.runs.hybrids import Hybrids
+from stages.flight.runs.outcome import SEEDS, accuracies_by_seed
+from stages.flight.runs.run import KILLED_KINDS, Run
+from stages.flight.runs.suspects import suspects
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is switched (most suspected first), what cannot be, what is known already, and how many trainings it takes at most.
+
+    ``present`` is the environment in which they will be made.
+    """
+
+    first: Run
+    last: Run
+    factors: tuple[Factor, ...]
+    untested: tuple[str, ...]
+    ends: Ends
+    seconds_each: float
+    present: Mapping[str, Any]
+
+    @property
+    def num_trainings(self) -> int:
+        return ablation.num_trainings(len(self.factors), self.ends)
+
+    @property
+    def sentence(self) -> str:
+        names = ", ".join(factor.name for factor in self.factors) or "nothing that can be switched, but seeds"
+        minutes = math.ceil(self.num_trainings * self.seconds_each / 60)
+        left_out = f" Not switched, since it is of the machine: {', '.join(self.untested)}." if self.untested else ""
+        return f"Between them differs: {names}.{left_out} At most {self.num_trainings} trainings, about {minutes} minutes."
+
+
+def plan(first: Run, last: Run, everyone: Sequence[Run], root: Path) -> Plan:
+    """Find out what would have to be trained.
+
+    Accuracies that were measured in another environment than the present one are measured again.
+
+    Raises:
+        CommandError: if one of the runs has not come to an end of its own after its training had begun, or something of it is missing.
+    """
+    present = capture.environment()
+    for run in (first, last):
+        if (
+            run.ended is None
+            or "train" not in proof.stages_of(run)
+            or (run.failure and run.failure["kind"] in (*KILLED_KINDS, "out-of-memory"))
+        ):
+            raise CommandError(f"run {run.id} has not trained to an end of its own, so there is nothing to test. Type: flight why {run.id}")
+        replay_workspace.find_code(run, root)
+        replay_workspace.check(run, root)
+    found = differences([recorded(run, root) for run in (first, last)])
+    factors, untested = ablation.factors(found, suspects(found, first, last))
+    ends = Ends(*(_by_shift(run, first, everyone) if _is_of(run, present, root) else {} for run in (first, last)))
+    ends = ends if factors else Ends(ends.first, {})
+    seconds = max(_seconds(run) for run in (first, last))
+    return Plan(first, last, tuple(factors), tuple(untested), ends, seconds, present)
+
+
+def carry_out(made: Plan, root: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Train what is lacking and tell the cause; what an earlier test has trained is taken as it is."""
+    hybrids = Hybrids(made.first, made.last, made.factors, made.present, root, tell)
+    if hybrids.num_known:
+        tell(f"{hybrids.num_known} trainings of an earlier test are taken as they are")
+    with hybrids.alone():
+        found = ablation.walk(made.factors, made.ends, hybrids.measure)
+    return found | {"untested": list(made.untested)}
+
+
+def _is_of(run: Run, present: Mapping[str, Any], root: Path) -> bool:
+    """Whether what reaches the bits of a training is at present as it was for the run."""
+    then, now = recorded(run, root), recorded(run, root, present)
+    return not any(proof.reaches_bits(one) for one in differences([then, now])) and not not_compared([then, now])
+
+
+def _by_shift(run: Run, first: Run, everyone: Sequence[Run]) -> dict[Any, float]:
+    """Accuracies of a run and its repetitions, by how far the seeds of each are moved on from the first's; of a run that failed, 0."""
+    own = tuple(run.params.get(name) for name in SEEDS)
+    found = accuracies_by_seed(run, everyone) or {own: 0.0}
+    return {_shift(seeds, tuple(first.params.get(name) for name in SEEDS)): value for seeds, value in found.items()}
+
+
+def _shift(seeds: Sequence[Any], base: Sequence[Any]) -> Any:
+    shifts = {new - old for new, old in zip(seeds, base, strict=True) if isinstance(new, int) and isinstance(old, int)}
+    return shifts.pop() if len(shifts) == 1 else str(seeds)
+
+
+def _seconds(run: Run) -> float:
+    """Of all stages that a hybrid runs; what DVC had cached for this run is as long as its training is in others, and not known."""
+    records, _ = journal.read(run.folder / journal.FILE_NAME)
+    return sum(record["seconds"] or 0.0 for record in records if record["type"] == "stage-end" and record["stage"] != "ingest")
