@@ -231,7 +231,7 @@ def test_the_comparison_from_its_file(trained: Path, browser: Any, width: int, s
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 5
     text = page.locator("main").inner_text()
-    assert "is the cause" in text
+    assert page.locator("h1").inner_text() == "code (stages/notes.py) is the cause"
     assert "<script>alert(1)</script>" in text
     assert "package numpy" in text
     assert faults == []

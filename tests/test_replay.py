@@ -115,7 +115,8 @@ def tamper(run: Run, old: str, new: str, name: str = journal.FILE_NAME) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_a_replay_that_is_interrupted_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_that_is_interrupted_leaves_nothing(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     clone, temporary = tmp_path / "clone", tmp_path / "temporary"
     shutil.copytree(folder, clone, symlinks=True)
     temporary.mkdir()
@@ -129,7 +130,7 @@ def test_a_replay_that_is_interrupted_leaves_nothing(folder: Path, tmp_path: Pat
     )
     assert flight.stderr is not None
     assert any("prepare …" in line for line in flight.stderr), "it has begun"
-    flight.send_signal(signal.SIGINT)
+    flight.send_signal(number)
     flight.stderr.close()
     assert flight.wait() == 130
     assert list(temporary.iterdir()) == []

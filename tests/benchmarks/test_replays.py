@@ -91,7 +91,7 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
     "an exception": _code("train", "    raise RuntimeError('a bug')\n"),
     "no memory": _code("train", "    import numpy\n\n    numpy.ones(1 << 45)\n"),
     "rejected data": _rejected,
-    "a rate too high": _params({"train.learning_rate": 1e9}),
+    "a diverged training": _params({"train.optimizer": "sgd", "train.momentum": 0.99, "train.learning_rate": 1e6}),
     "SIGKILL": _struck("SIGKILL to the stage"),
     "SIGTERM": _struck("SIGTERM to dvc"),
     "Ctrl-C": _struck("Ctrl-C"),

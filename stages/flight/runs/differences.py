@@ -26,6 +26,7 @@ COMMIT = re.compile(r"[0-9a-f]{40,64}")  # what another machine tells must not b
 # Frozen inputs that no stage makes anew: DVC's hash of each tells whether two runs had the same.
 FROZEN = (IMAGES, BACKBONE) = ("data/raw", "data/backbone")
 DONE = ("ran", "cached")
+PROJECT = "flight-recorder"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def recorded(run: Run, root: Path, environment: Mapping[str, Any] | None = None)
     with contextlib.suppress(OSError):  # a run of another machine may have sent no journal yet
         records, _ = journal.read(run.folder / journal.FILE_NAME)
     environment = environment or next((record for record in records if record.get("part") == "environment"), None)
-    packages = _mapping(environment.get("packages")) | {"python": environment.get("python")} if environment else None
+    packages = _packages(environment) if environment else None
     hardware = flatten(environment.get("hardware")) | {"platform": environment.get("platform")} if environment else None
     variables = _mapping(environment.get("settings")) if environment else None
     of_stages = {str(record.get("stage")): _mapping(record.get("values")) for record in records if record["type"] == "setting"}
@@ -77,6 +78,12 @@ def recorded(run: Run, root: Path, environment: Mapping[str, Any] | None = None)
         of_stages,
         version or (run.made.get("ingest", {}).get(IMAGES) if run.stages.get("ingest") in DONE else None),
     )
+
+
+def _packages(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """With Python among them, and without this project's own, whose code is compared file by file."""
+    packages = _mapping(environment.get("packages")) | {"python": environment.get("python")}
+    return {name: version for name, version in packages.items() if name != PROJECT}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

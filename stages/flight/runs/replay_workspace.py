@@ -249,7 +249,7 @@ def _environment(base: Path, packages: Mapping[str, str], tell: Callable[[str], 
         raise ReplayError(
             f"the run had Python {python}, and this is {present}. Type it with that Python: python{python.rpartition('.')[0]} -m venv …"
         )
-    named = {name: version for name, version in packages.items() if name not in ("python", "flight-recorder")}
+    named = {name: version for name, version in packages.items() if name != "python"}
     if wrong := [name for name, version in named.items() if not PACKAGE.fullmatch(f"{name}=={version}")]:
         raise ReplayError(f"the record names a package {wrong[0]!r} of version {named[wrong[0]]!r}. Expected such as numpy and 2.4.1")
     wanted = [f"{name}=={version}" for name, version in named.items()]
