@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from stages import augment, validate
-from stages.flight.record import experiment, moment, names
-from stages.flight.runs import ablation, diff, moment_page
+from stages.flight.record import experiment, journal, moment, names
+from stages.flight.runs import ablation, diff, moment_page, rerun
 from stages.flight.runs.ablation import Ends, Factor
 from stages.shared import diagnosis, model
 from stages.shared.params import load
@@ -212,12 +212,13 @@ PICTURED = ("overfitting", "learning-rate-too-high", "learning-rate-collapsed", 
 def test_the_comparison_from_its_file(trained: Path, browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
     """Of two runs that differ in parameter, code and answers, tested: cause, patch, pictures; nothing is wider than the screen."""
     clone = Path(shutil.copytree(trained, tmp_path / "clone", symlinks=True))
-    (clone / ".flight/runs" / test_diff.first(clone).id / "mlflow.json").unlink()  # nothing of this is to be shipped to the store of others
     hostile = test_diff.in_file("journal.jsonl", '"name": "first run"', '"name": "<img src=x onerror=alert(1)>"')
     rate = test_diff.in_file("params.yaml", "learning_rate: 3e-3", "learning_rate: 1e-5")
     code = test_diff.with_code(clone, "stages/notes.py", "NOTE = '<script>alert(1)</script>'\n" + "#" * 300 + "\n")
     other = test_diff.another(clone, hostile, rate, code, test_diff.without_answers(5), test_diff.with_accuracy(0.1))
     runs = [test_diff.first(clone), other]
+    for run in runs:  # nothing of this is to be shipped to the store of other tests
+        journal.Journal(run.folder).write("address", tracking_uri=rerun.HELD_BACK)
     factors = [Factor("train.learning_rate", ("train.learning_rate",)), Factor("code (stages/notes.py)", code=True)]
     ends = Ends({0: 0.8, 1: 0.82, 2: 0.79}, {0: 0.1, 1: 0.12, 2: 0.09})
     tested = ablation.walk(factors, ends, lambda switched, _: 0.5 if len(switched) == 1 else 0.1) | {"untested": ["package numpy"]}

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from stages.flight.record import kept_manifests
-from stages.flight.runs import diff, images, index, outcome
+from stages.flight.runs import diff, images, index, outcome, rerun
 from stages.flight.runs.images import Image
 from stages.flight.runs.run import Run, from_folder
 from tests import tiny
@@ -25,8 +25,10 @@ Change = Callable[[Path], None]
 
 @pytest.fixture
 def kept(trained: Path, tmp_path: Path) -> Path:
-    """A copy of ``trained`` with its record."""
-    return Path(shutil.copytree(trained, tmp_path / "kept", symlinks=True))
+    """A copy of ``trained`` with its record, of which nothing more is shipped to the store of other tests."""
+    clone = Path(shutil.copytree(trained, tmp_path / "kept", symlinks=True))
+    edit(first(clone).folder / "journal.jsonl", f"sqlite:///{trained}/mlflow.db", rerun.HELD_BACK)
+    return clone
 
 
 def first(clone: Path) -> Run:

@@ -77,6 +77,7 @@ def test_cached_stages_are_executed_and_a_changed_pixel_is_named(folder: Path, t
     assert (code, answer["level"]) == (1, "none")
     assert answer["first_difference"]["name"] == f"data/raw/{listing[5]['relpath']}"
     assert answer["first_difference"]["original"] == listing[5]["md5"]
+    tiny.wait_for_recorders(clone)
     assert "validate …" in told
     again = from_folder(clone / ".flight/runs" / answer["replay"])
     assert [again.stages[stage] for stage in ("validate", "prepare", "augment", "train")] == ["ran", "ran", "ran", "not-reached"]
