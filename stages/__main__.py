@@ -122,6 +122,8 @@ def _run(stage: str, run: session.Session, log: Journal, received: list[int]) ->
     me, process = session.identity(psutil.Process()), session.identity(psutil.Process(child.pid))
     log.write("stage-start", stage=stage, launcher=me.as_record(), process=process.as_record())
     if run.anchor.process() is None:  # and its recorder with it, perhaps, before it could see the stage
+        cause, kind = session.DVC_ENDED
+        log.write("orphan", stage=stage, cause=cause, kind=kind)
         received.append(signal.SIGTERM)
     for early in received:  # came before there was a child
         child.send_signal(early)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,7 @@ def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) 
     assert records[0]["id"] == recorded
     assert [record["level"] for record in records if record["type"] == "replay"] == ["weights"]
     assert recorded in tiny.run(colleague, "flight", "runs").stdout
+    assert recorded not in {run.data.tags["flight.id"] for run in tiny.mlflow_runs(colleague)}
     assert tiny.run(clone, "flight", "share", recorded, "--with-secrets", "--json").stdout.startswith("{"), "a second time changes nothing"
 
 
@@ -61,4 +64,42 @@ def test_what_is_missing_is_told(clone: Path, recorded: str, tmp_path: Path) -> 
     assert without_dvc_remote.returncode == 2
     assert "dvc remote add --default" in without_dvc_remote.stderr
     assert "Traceback" not in without_dvc_remote.stderr
+    assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""
+
+
+def test_a_forged_record_is_refused_and_harms_nothing(clone: Path, recorded: str, tmp_path: Path) -> None:
+    """It has no end, so that a recorder would take it up, and names as a stage a folder that a recorder would replace."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+    folder = clone / ".flight/runs" / recorded
+    lines = [line for line in (folder / "journal.jsonl").read_text().splitlines() if json.loads(line)["type"] not in ("end", "kept")]
+    ending = {"type": "stage-end", "time": 1.8e9, "pid": 1, "stage": str(victim), "exit_code": 0, "signal": None, "seconds": 1.0}
+    forged = tmp_path / "forged"
+    (forged / "flight-record").mkdir(parents=True)
+    (forged / "flight-record/journal.jsonl").write_text("\n".join([*lines, json.dumps(ending)]) + "\n")
+    (forged / "flight-record/run.json").write_text(lines[0])
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(folder / name, forged / name)
+    tiny.run(forged, "git", "init", "-q")
+    tiny.commit(forged, "forged")
+    shutil.rmtree(folder)
+    tiny.run(clone, "git", "fetch", "-q", str(forged), f"+HEAD:refs/flight/{recorded}")
+    done = tiny.run(clone, "flight", "why", recorded, check=False)
+    assert done.returncode == 2
+    assert "is not one that flight share has made" in done.stderr
+    assert (victim / "precious").read_text() == "x"
+    assert not folder.exists()
+
+
+def test_images_that_are_missing_are_told_before_anything_is_pushed(clone: Path, recorded: str, tmp_path: Path) -> None:
+    tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
+    tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
+    tiny.run(clone, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    listing = from_folder(clone / ".flight/runs" / recorded).made["ingest"]["data/raw"]
+    image = json.loads((clone / ".dvc/cache/files/md5" / listing[:2] / listing[2:]).read_text())[3]
+    (clone / ".dvc/cache/files/md5" / image["md5"][:2] / image["md5"][2:]).unlink()
+    done = tiny.run(clone, "flight", "share", recorded, "--with-secrets", check=False)
+    assert done.returncode == 2
+    assert f"data/raw/{image['relpath']}" in done.stderr
     assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stages.flight.record import kept_manifests, lock, previews
+from stages.flight.record.names import STAGES
 from stages.shared import paths
 
 REPORTS, MODEL, PREVIEWS = "reports", "model", "previews"
@@ -20,8 +21,10 @@ TRAIN_STAGE = "train"
 def keep_reports(workspace: Path, folder: Path, stage: str, *, has_failed: bool = False) -> None:
     """Copy what a stage left for people (and the model) into the run's folder, which the next run does not touch.
 
-    A stage that has failed may have left half a model, which is no use to anyone.
+    A stage that has failed may have left half a model, which is no use to anyone. A name that is no stage's would be a path of any kind.
     """
+    if stage not in STAGES:
+        return
     copies = {f"{REPORTS}/{stage}": folder / REPORTS / stage}
     if stage == TRAIN_STAGE and not has_failed:
         copies[MODEL_OUT] = folder / MODEL

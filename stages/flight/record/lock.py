@@ -17,7 +17,12 @@ def read_stages(path: Path) -> dict[str, dict[str, Any]]:
     """The stages of a dvc.lock in its order; none if the file is absent or half-written."""
     try:
         stages = dict((YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages") or {})
-        whole = all(item["path"] and item["md5"] for entry in stages.values() for item in (*entry.get("deps", []), *entry.get("outs", [])))
+        whole = all(
+            isinstance(item[name], str)
+            for name in ("path", "md5")
+            for entry in stages.values()
+            for item in (*entry.get("deps", []), *entry.get("outs", []))
+        )
     except (OSError, YAMLError, LookupError, TypeError, AttributeError, ValueError):
         return {}
     return stages if whole else {}

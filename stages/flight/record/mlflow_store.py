@@ -79,7 +79,7 @@ class Store:
         except Exception as error:  # the one boundary: whatever MLflow raises must not end the recorder
             if self._is_deleted(error):
                 problem = f"the run {self._run_id} was deleted in {mask(self._uri)}, so no more is shipped"
-                recorder_process.remember(self.folder, complete=True, problem=problem)
+                recorder_process.remember(self.folder, complete=True, dropped=True, problem=problem)
                 return True
             raise self._as_store_error(error) from error
 
@@ -101,7 +101,7 @@ class Store:
         for record in records:
             if record["type"] == "capture" and record["part"] == "workspace":
                 self._log_capture(record["code"])
-            elif record["type"] == "comparison" and (self.folder / record["page"]).is_file():
+            elif record["type"] == "comparison" and self._is_own_file(record["page"]):
                 self._client.log_artifact(self._run_id, str(self.folder / record["page"]), str(Path(record["page"]).parent))
         self._tag(_live_tags(records))
         self._log_metrics(records)
@@ -115,6 +115,10 @@ class Store:
             recorder_process.remember(self.folder, offset=offset, complete=is_over, problem=None)
             self._offset = offset
         return is_over
+
+    def _is_own_file(self, name: str) -> bool:
+        path = (self.folder / name).resolve()
+        return path.is_file() and path.is_relative_to(self.folder.resolve())
 
     def _show_life(self) -> None:
         self._next_heartbeat = time.monotonic() + recorder_process.HEARTBEAT_S

@@ -24,7 +24,7 @@ import psutil
 from stages.flight.record import address, capture, journal, lock, recorder_process
 from stages.flight.record.closing import close, close_barely, diagnose
 from stages.flight.record.keeping import is_of_run, keep_cached, keep_reports
-from stages.flight.record.session import Identity
+from stages.flight.record.session import DVC_ENDED, Identity
 from stages.flight.record.system import SystemSampler
 from stages.flight.runs import naming
 from stages.flight.runs import run as runs
@@ -39,7 +39,6 @@ LONGEST_PAUSE_S = 60.0
 # Models are large and lines are slow, but who waits for `flight sync` wants an answer.
 SHIPPING_TIMEOUT_S = 600.0
 # What a stage has lost when it is an orphan, and the kind of failure.
-DVC_ENDED = ("dvc ended while the stage was running", "terminated")
 LAUNCHER_KILLED = ("the launcher of the stage was killed", "killed")
 # A server that does not answer after the run's end is tried this often; a later command ships the rest.
 TRIES_AFTER_END = 3
@@ -207,6 +206,8 @@ def _ship(folder: Path, ended: threading.Event) -> None:
     """
     from stages.flight.record.mlflow_store import Store, StoreError
 
+    if recorder_process.state(folder)["dropped"]:
+        return
     if told := address.fault(str(journal.address(journal.read_run(folder)))):
         recorder_process.remember(folder, problem=told)
         return

@@ -89,18 +89,28 @@ def is_live(opening: dict[str, Any], folder: Path) -> bool:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """The run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``unreachable``, ``uri``, and in words ``problem`` and ``notice``."""
+    """The run's way to MLflow: ``run_id``, ``offset``, ``complete``, ``dropped`` (nobody wants it), ``unreachable``, ``uri``,
+    and in words ``problem`` and ``notice``."""
     found = None
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-    empty = {"run_id": None, "offset": 0, "complete": False, "unreachable": False, "uri": None, "problem": None, "notice": None}
+    empty = {
+        "run_id": None,
+        "offset": 0,
+        "complete": False,
+        "dropped": False,
+        "unreachable": False,
+        "uri": None,
+        "problem": None,
+        "notice": None,
+    }
     return {**empty, **found} if isinstance(found, dict) else empty
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether all that the journal holds has arrived: something may be added to a run that has ended."""
+    """Whether all that the journal holds has arrived (something may be added to a run that has ended), or nobody wants it there."""
     found = state(folder)
-    return bool(found["complete"] and found["offset"] >= (folder / journal.FILE_NAME).stat().st_size)
+    return bool(found["dropped"]) or bool(found["complete"] and found["offset"] >= (folder / journal.FILE_NAME).stat().st_size)
 
 
 def remember(folder: Path, **changes: Any) -> None:

@@ -55,7 +55,7 @@ def mask_values(value: Any) -> Any:
 
 def mask_lines(text: str) -> str:
     """JSON lines with their values masked; a line that is no JSON is masked as text."""
-    return "".join(f"{_mask_line(line)}\n" for line in text.splitlines())
+    return "".join(f"{_mask_line(line)}\n" for line in text.removesuffix("\n").split("\n"))
 
 
 def _mask_line(line: str) -> str:

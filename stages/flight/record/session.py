@@ -19,6 +19,8 @@ from stages.flight.record.journal import RECORDS_FOLDER
 
 # Where the system tells when a process began by the clock, which may be corrected meanwhile.
 SAME_PROCESS_TOLERANCE_S = 5.0
+# What a stage has lost when nobody waits for it any more, and the kind of failure.
+DVC_ENDED = ("dvc ended while the stage was running", "terminated")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

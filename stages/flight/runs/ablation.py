@@ -56,14 +56,19 @@ class Ends:
     last: Mapping[Any, float]
 
     @property
+    def _groups(self) -> list[list[float]]:
+        """Those that tell how seeds spread: trainings that always fail do not."""
+        return [list(group.values()) for group in (self.first, self.last) if any(group.values())]
+
+    @property
     def degrees(self) -> int:
-        return sum(len(group) - 1 for group in (self.first, self.last) if group)
+        """Of freedom."""
+        return sum(len(group) - 1 for group in self._groups)
 
     @property
     def spread(self) -> float:
         """The pooled standard deviation of one accuracy over seeds."""
-        groups = [list(group.values()) for group in (self.first, self.last) if group]
-        squares = sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group)
+        squares = sum((value - statistics.fmean(group)) ** 2 for group in self._groups for value in group)
         return math.sqrt(squares / self.degrees) if self.degrees else math.nan
 
     @property
@@ -72,7 +77,8 @@ class Ends:
         return student_t(max(self.degrees, LEAST_DEGREES)) * math.sqrt(2) * self.spread
 
 
-# Gives the accuracy of a hybrid (None: it failed) by the names of the factors that are as in B, and how far its seeds are moved from A's.
+# Gives the accuracy of a hybrid by the names of the factors that are as in B, and how far its seeds are moved from A's. One that failed
+# as one of the ends did has 0, and one that failed in its own way None.
 Measure = Callable[[frozenset[str], int], float | None]
 
 
@@ -164,15 +170,14 @@ def walk(made: Sequence[Factor], ends: Ends, measure: Measure) -> dict[str, Any]
 def _path(made: Sequence[Factor], before: float, after: float, margin: float, measure: Measure) -> tuple[list[Step], list[Factor]]:
     """The steps, until what is left is no more than chance, and the factors that are left then.
 
-    A hybrid that failed although neither end did is no way to go: what was switched does not work without the rest.
+    A hybrid that failed as neither end did is no way to go: what was switched does not work without the rest.
     """
     value, steps, switched, remaining = before, list[Step](), frozenset[str](), list(made)
-    failed = 0.0 if 0.0 in (before, after) else math.inf
     while remaining and abs(after - value) > margin:
         found = dict[str, float]()
         for factor in remaining:
             measured = after if len(remaining) == 1 else measure(switched | {factor.name}, 0)
-            found[factor.name] = failed if measured is None else measured
+            found[factor.name] = math.inf if measured is None else measured
         best = min(remaining, key=lambda factor: abs(found[factor.name] - after))
         if math.isinf(found[best.name]):
             best, found = remaining[0], {remaining[0].name: value}  # none works alone: the last step has it all

@@ -14,7 +14,7 @@ from stages.flight.runs.ablation import Ends, Factor
 from stages.flight.runs.differences import differences, not_compared, recorded
 from stages.flight.runs.git import CommandError
 from stages.flight.runs.hybrids import Hybrids
-from stages.flight.runs.outcome import SEEDS, accuracies_by_seed
+from stages.flight.runs.outcome import SEEDS, accuracies_by_seed, repetitions
 from stages.flight.runs.run import KILLED_KINDS, Run
 from stages.flight.runs.suspects import suspects
 
@@ -66,7 +66,7 @@ def plan(first: Run, last: Run, everyone: Sequence[Run], root: Path) -> Plan:
         replay_workspace.check(run, root)
     found = differences([recorded(run, root) for run in (first, last)])
     factors, untested = ablation.factors(found, suspects(found, first, last))
-    ends = Ends(*(_by_shift(run, first, everyone) if _is_of(run, present, root) else {} for run in (first, last)))
+    ends = Ends(*(_known(run, first, everyone, present, root) for run in (first, last)))
     ends = ends if factors else Ends(ends.first, {})
     seconds = max(_seconds(run) for run in (first, last))
     return Plan(first, last, tuple(factors), tuple(untested), ends, seconds, present)
@@ -88,8 +88,12 @@ def _is_of(run: Run, present: Mapping[str, Any], root: Path) -> bool:
     return not any(proof.reaches_bits(one) for one in differences([then, now])) and not not_compared([then, now])
 
 
-def _by_shift(run: Run, first: Run, everyone: Sequence[Run]) -> dict[Any, float]:
-    """Accuracies of a run and its repetitions, by how far the seeds of each are moved on from the first's; of a run that failed, 0."""
+def _known(run: Run, first: Run, everyone: Sequence[Run], present: Mapping[str, Any], root: Path) -> dict[Any, float]:
+    """Accuracies of a run and its repetitions, as far as they were made in the present environment, by how far the seeds of each are
+    moved on from the first's; of a run that failed, 0."""
+    if not _is_of(run, present, root):
+        return {}
+    everyone = [other for other in repetitions(run, everyone) if _is_of(other, present, root)]
     own = tuple(run.params.get(name) for name in SEEDS)
     found = accuracies_by_seed(run, everyone) or {own: 0.0}
     return {_shift(seeds, tuple(first.params.get(name) for name in SEEDS)): value for seeds, value in found.items()}
@@ -101,6 +105,6 @@ def _shift(seeds: Sequence[Any], base: Sequence[Any]) -> Any:
 
 
 def _seconds(run: Run) -> float:
-    """Of all stages that a hybrid runs; what DVC had cached for this run is as long as its training is in others, and not known."""
+    """How long the stages took that were executed; of those that DVC had cached it is not known."""
     records, _ = journal.read(run.folder / journal.FILE_NAME)
     return sum(record["seconds"] or 0.0 for record in records if record["type"] == "stage-end" and record["stage"] != "ingest")

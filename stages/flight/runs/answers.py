@@ -18,8 +18,8 @@ COLOURS = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "y
 
 def runs(recorded: Sequence[Run], limit: int) -> list[dict[str, Any]]:
     """A row for each of the newest ``limit`` runs; ``changed`` compares with the run before."""
-    before: list[Run | None] = [*recorded[1:], None]
-    return [_row(run, previous) for run, previous in zip(recorded[:limit], before, strict=False)]
+    before = [next((other for other in recorded[i + 1 :] if not other.serves_another), None) for i in range(min(limit, len(recorded)))]
+    return [_row(run, previous) for run, previous in zip(recorded, before, strict=False)]
 
 
 def _row(run: Run, previous: Run | None) -> dict[str, Any]:

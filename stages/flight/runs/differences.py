@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from stages.flight.record import journal, kept_manifests
 from stages.flight.record.secrets import mask, mask_named
 from stages.flight.runs import images
 from stages.flight.runs.changes import flatten
+from stages.flight.runs.git import CommandError, git
 from stages.flight.runs.naming import NO_CODE
 from stages.flight.runs.run import Run
 
@@ -208,9 +208,10 @@ def _diff(before: Recorded, after: Recorded, *options: str) -> str | None:
     if len(commits) < 2:
         return None
     left_out = [f":(exclude){name}" for name in NO_CODE]
-    command = ["git", "diff-tree", "-r", *options, "--end-of-options", *commits, "--", ".", *left_out]
-    done = subprocess.run(command, cwd=before.root, capture_output=True, check=False)
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+    try:
+        return git(before.root, "diff-tree", "-r", *options, "--end-of-options", *commits, "--", ".", *left_out)
+    except CommandError:
+        return None
 
 
 def _by_inputs(before: Run, after: Run) -> dict[str, tuple[str | None, str | None]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from stages.flight.runs.run import Run
+from stages.shared.rules import Verdict
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -18,6 +19,18 @@ class _Failure(BaseModel):
     cause: str
 
 
+class _Change(BaseModel):
+    param: str
+    before: Any = Field(alias="from")
+    to: Any
+    command: str
+
+
+class _Action(BaseModel):
+    action: str
+
+
+FIX: TypeAdapter[Any] = TypeAdapter(tuple[_Change | _Action, ...])
 RUN = TypeAdapter(Run)
 STATUS: TypeAdapter[Any] = TypeAdapter(Status)
 
@@ -33,3 +46,11 @@ def checked(values: Mapping[str, Any]) -> Run:
     if run.failure is not None:
         _Failure.model_validate(run.failure)
     return run
+
+
+def checked_verdict(content: bytes) -> dict[str, Any]:
+    """A verdict, as far as this version knows its fields."""
+    verdict = Verdict.model_validate_json(content)
+    for finding in verdict.findings:
+        FIX.validate_python(finding.fix)
+    return verdict.model_dump(mode="json")

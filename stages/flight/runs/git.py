@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.flight.record.secrets import mask
 
 # What belongs to the person and the network, not to a repository.
-KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_TERMINAL_PROMPT", "GIT_CONFIG_GLOBAL")
+KEPT = ("GIT_SSH", "GIT_SSL", "GIT_ASKPASS", "GIT_TERMINAL_PROMPT", "GIT_CONFIG")
 
 
 class CommandError(Exception):
@@ -46,7 +46,7 @@ def _run(root: Path, arguments: Sequence[str], own: dict[str, str] | None, given
         ["git", *arguments],
         cwd=root,
         # Of a hook, or of whoever has set them, they would lead every command into another repository.
-        env={name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in KEPT} | (own or {}),
+        env={name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(KEPT)} | (own or {}),
         input=given.encode("utf-8", "surrogateescape"),
         capture_output=True,
         check=False,

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from stages.flight.record import journal, recorder_process
 from stages.flight.record.names import STAGES
-from stages.flight.runs import replay_workspace, rerun
+from stages.flight.runs import frozen_images, replay_workspace, rerun
 from stages.flight.runs.ablation import Factor
 from stages.flight.runs.changes import plain_params
 from stages.flight.runs.git import CommandError
@@ -28,6 +28,7 @@ from stages.flight.runs.run import KILLED_KINDS, Run, from_folder
 from stages.shared import files
 
 FOLDER = "ablations"
+ENVIRONMENT = ("packages", "python", "hardware", "settings")
 RESULTS, LOCK = "results.json", "lock"
 ACCURACY = "evaluate/accuracy"
 
@@ -44,7 +45,9 @@ class Hybrids:
         self._first, self._last, self._made, self._root, self._tell = first, last, made, root, tell
         self._base = root / journal.RECORDS_FOLDER / FOLDER / f"{first.id}-{last.id}"
         self._base.mkdir(parents=True, exist_ok=True)
-        self._key = _digest([[asdict(factor) for factor in made], {name: present[name] for name in ("packages", "python", "settings")}])
+        self._key = _digest(
+            [[asdict(factor) for factor in made], {name: present[name] for name in ("packages", "python", "hardware", "settings")}]
+        )
         kept = files.read_json(self._base / RESULTS) if (self._base / RESULTS).is_file() else {}
         self._known: dict[str, dict[str, Any]] = kept["results"] if kept.get("key") == self._key else {}
         self._clone: Path | None = None
@@ -56,7 +59,9 @@ class Hybrids:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """No other test of the same runs meanwhile; afterwards clone and cache are removed, while results and recorded runs stay.
+        """No other test of the same runs meanwhile; afterwards the clone is removed, while results and recorded runs stay.
+
+        The cache goes when the test is done: one that is cut off finds there what its trainings have in common.
 
         Raises:
             CommandError: if another test of them is at work.
@@ -66,14 +71,17 @@ class Hybrids:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CommandError(f"these two runs are being tested already, in {self._base}. Expected to be the only one") from error
-            yield
-            for name in (replay_workspace.CLONE, replay_workspace.CACHE):
-                shutil.rmtree(self._base / name, ignore_errors=True)
+            try:
+                yield
+                shutil.rmtree(self._base / replay_workspace.CACHE, ignore_errors=True)
+            finally:
+                for name in (replay_workspace.CLONE, rerun.SITE):
+                    shutil.rmtree(self._base / name, ignore_errors=True)
 
     def measure(self, switched: frozenset[str], moved: int) -> float | None:
         """The accuracy of the hybrid whose ``switched`` factors are as in the last run, with the first's seeds moved on.
 
-        None if the hybrid failed.
+        If it failed: 0, if one of the two runs failed in the same way, and else None.
 
         Raises:
             CommandError: if it was ended from outside, or by a lack of memory: that says nothing of what was switched.
@@ -83,9 +91,11 @@ class Hybrids:
             self._tell(f"training {len(self._known) + 1}: {key}")
             self._known[key] = self._train([factor for factor in self._made if factor.name in switched], moved)
             files.write_json(self._base / RESULTS, {"key": self._key, "results": self._known})
-        accuracy = self._known[key]["accuracy"]
-        self._tell("  it failed" if accuracy is None else f"  accuracy {accuracy:.3f}")
-        return None if accuracy is None else float(accuracy)
+        accuracy, failed = self._known[key]["accuracy"], self._known[key]["failure"]
+        self._tell(f"  it failed: {failed}" if accuracy is None else f"  accuracy {accuracy:.3f}")
+        if accuracy is None:
+            return 0.0 if failed in [_failure(run) for run in (self._first, self._last)] else None
+        return float(accuracy)
 
     def _train(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
         folder = self._prepare(switched)
@@ -93,19 +103,20 @@ class Hybrids:
         YAML(typ="safe").dump(self._params(switched, moved), folder / "params.yaml")
         source = self._last if any(factor.images for factor in switched) else self._first
         replay_workspace.put(source.folder / "dvc.lock", folder / "dvc.lock")
-        replay_workspace.take_frozen(source, self._root, folder, self._base, self._tell)
+        frozen_images.take(source, self._root, folder, self._base / replay_workspace.CACHE, self._tell)
         python, experiment = Path(sys.executable), str(journal.read_run(self._first.folder)[0]["mlflow_experiment"])
         variables = rerun.environment(python, experiment, os.environ, self._base)
         record = rerun.run_stages(folder, STAGES[1:-1], python, variables, self._base / rerun.LOG, lambda _: None)
         if record is None:  # DVC had all of it
-            return {"accuracy": files.read_json(folder / "reports/evaluate/metrics.json")["accuracy"], "run": None}
-        home = rerun.bring_home(record, folder, self._root)
-        log = journal.Journal(home)
+            return {"accuracy": files.read_json(folder / "reports/evaluate/metrics.json")["accuracy"], "failure": None, "run": None}
+        log = journal.Journal(record)
         names = ", ".join(factor.name for factor in switched) or "nothing"
         log.write("name", name=f"{self._first.id} with {names} of {self._last.id}" + (f", seeds {moved:+d}" if moved else ""))
         log.write("hybrid", of=[self._first.id, self._last.id], switched=[factor.name for factor in switched])
+        home = rerun.bring_home(record, folder, self._root)
         recorder_process.ensure(home, self._root)
-        return {"accuracy": _accuracy(from_folder(home)), "run": home.name}
+        made = from_folder(home)
+        return {"accuracy": _accuracy(made), "failure": _failure(made), "run": made.id}
 
     def _prepare(self, switched: Sequence[Factor]) -> Path:
         """The clone with the code of one of the runs."""
@@ -132,6 +143,13 @@ def _accuracy(run: Run) -> float | None:
         cause = run.failure["cause"] if run.failure else "its record has no end"
         raise CommandError(f"the training {run.id} was ended before it could tell anything: {cause}. To go on, type the same again")
     return run.metrics.get(ACCURACY) if run.failure is None else None
+
+
+def _failure(run: Run) -> str | None:
+    """How it failed, without the numbers of its message."""
+    records = journal.read_run(run.folder)
+    error = next((record.get("error") for record in records if record["type"] == "failure"), None)
+    return f"{run.failure['stage']}, {run.failure['kind']}, {error}" if run.failure else None
 
 
 def _digest(value: Any) -> str:

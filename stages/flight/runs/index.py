@@ -58,7 +58,7 @@ def _read(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def find(runs: Sequence[Run], name: str) -> Run:
-    """A run by id, MLflow id, unique prefix of either, run name, ``latest``, ``latest~N`` or ``best``.
+    """A run by id, MLflow id, unique prefix of either, run name, ``latest``, ``latest~N`` or ``best``; these pass over replays and hybrids.
 
     Raises:
         UnknownRunError: naming the nearest ones; NotRecordedError if the name is one that a run of another machine may have.
@@ -67,15 +67,16 @@ def find(runs: Sequence[Run], name: str) -> Run:
     if not runs:
         kind = UnknownRunError if name == "best" or back is not None else NotRecordedError
         raise kind("no run has been recorded yet. Type: dvc repro")
+    own = [run for run in runs if not run.serves_another]
     if name == "best":
-        scored = [run for run in runs if "evaluate/macro_f1" in run.metrics]
+        scored = [run for run in own if "evaluate/macro_f1" in run.metrics]
         if not scored:
             raise UnknownRunError("no run has been evaluated yet, so none is best. Type: flight runs")
         return max(scored, key=lambda run: run.metrics["evaluate/macro_f1"])
     if back is not None:
-        if back >= len(runs):
-            raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(runs)}. Type: flight runs")
-        return runs[back]
+        if back >= len(own):
+            raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(own)}. Type: flight runs")
+        return own[back]
     exact = [run for run in runs if name in (run.id, run.name, run.experiment, run.mlflow_run_id)]
     matches = exact or [run for run in runs if run.id.startswith(name) or (run.mlflow_run_id or "").startswith(name)]
     if len(matches) == 1 or (exact and len({run.id for run in exact}) == 1):

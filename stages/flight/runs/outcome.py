@@ -149,9 +149,14 @@ def student_t(degrees: int) -> float:
 
 def accuracies_by_seed(run: Run, everyone: Sequence[Run]) -> dict[tuple[Any, ...], float]:
     """Of the run and of those that differ from it by their seeds alone: one accuracy for the seeds (in the order of SEEDS) of each."""
-    identity = _identity(run)
-    found = [*(other for other in everyone if _identity(other) == identity), run]
+    found = [*repetitions(run, everyone), run]
     return {tuple(other.params.get(name) for name in SEEDS): value for other in found if math.isfinite(value := accuracy(other))}
+
+
+def repetitions(run: Run, everyone: Sequence[Run]) -> list[Run]:
+    """Those that differ from it by nothing but seeds."""
+    identity = _identity(run)
+    return [other for other in everyone if _identity(other) == identity]
 
 
 def accuracy(run: Run) -> float:

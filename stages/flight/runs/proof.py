@@ -30,7 +30,7 @@ DIGESTS = ("order", "first_batch", "loss", "weights")  # of an epoch, in the ord
 # What of a machine reaches the bits of a training; how much memory it has does not.
 BITS_OF_HARDWARE = ("cpu.model", "cpu.flags", "num_usable_cpus", "gpus")
 ENVIRONMENT: dict[str, str] = {"package": "packages", "hardware": "hardware", "setting": "settings"}
-STATUS = "status"
+STATUS, MOMENT = "status", "failure: moment"
 TIMED = ("images_per_second", "data_wait_share")  # metrics that a clock has measured
 
 
@@ -75,7 +75,7 @@ def compare(original: Recorded, replay: Recorded, damaged: Mapping[str, tuple[st
     stages = [stage for stage in stages_of(original.run) if original.run.stages[stage] in DONE]
     checks = [Check("input", path, then, now, equal=False) for path, (then, now) in damaged.items()]
     checks += _inputs(recorded, found, stages)
-    checks += _environment(original, replay)
+    checks += environment(original, replay)
     for stage in stages_of(original.run):
         if stage == "train":
             checks += _digests(original.run, replay.run)
@@ -131,7 +131,7 @@ def _summed(name: str, rows: Sequence[Check]) -> list[Check]:
     return [row for row in rows if not row.equal] or same
 
 
-def _environment(original: Recorded, replay: Recorded) -> list[Check]:
+def environment(original: Recorded, replay: Recorded) -> list[Check]:
     """Packages, hardware and settings: those that differ, and which of the three are not known."""
     found = [one for one in differences([original, replay]) if one.kind in ENVIRONMENT]
     rows = [
@@ -185,11 +185,13 @@ def _error(run: Run) -> str | None:
 def _moment(original: Run, replay: Run) -> Check:
     """Evidence and figures up to the failure, bit for bit; of a run that was ended from outside, as far as it had got."""
     told = [[_said(record) for record in progress(_records(run), original.failure)] for run in (original, replay)]
+    if original.failure and original.failure["kind"] in KILLED_KINDS and not told[0]:
+        return Check("outcome", MOMENT, "not recorded", "not compared", equal=True)
     if original.failure and original.failure["kind"] in KILLED_KINDS:
         told[1] = told[1][: len(told[0])]
     at = next((i for i, (then, now) in enumerate(zip(*told, strict=False)) if then != now), min(map(len, told)))
     then, now = (f"{len(records)} records" + ("" if told[0] == told[1] else f", the same up to {at}") for records in told)
-    return Check("outcome", "failure: moment", then, now, equal=told[0] == told[1])
+    return Check("outcome", MOMENT, then, now, equal=told[0] == told[1])
 
 
 def progress(records: Iterable[dict[str, Any]], failure: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -273,7 +275,9 @@ def _reason(checks: Sequence[Check], original: Run) -> str:
     else:
         told.append("everything that was compared is the same")
     if original.failure and original.failure["kind"] in KILLED_KINDS:
-        told.append("the run was ended from outside, and so was the replay, at the same moment: what is compared is what came before")
+        is_known = not any(check.name == MOMENT and check.original == "not recorded" for check in checks)
+        moment = "at the same moment" if is_known else f"in {original.failure['stage']}; how far that had got was not recorded"
+        told.append(f"the run was ended from outside, and so was the replay, {moment}: what is compared is what came before")
     return "; ".join(told)
 
 

@@ -15,15 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from stages.flight.record import address, journal, names, recorder_process
-from stages.flight.runs.foreign import Status, checked
+from stages.flight.runs.foreign import Status, checked, checked_verdict
 from stages.flight.runs.index import UnknownRunError
 from stages.flight.runs.run import Run, UnreadableRecordError, end, from_folder
 from stages.flight.runs.server import Server, ServerError
 from stages.shared import files
-from stages.shared.rules import Verdict
 
 OTHERS = "others"
 MAX_MATCHES = 6
@@ -86,18 +85,6 @@ class _OneExperiment(BaseModel):
     experiment: _Experiment
 
 
-class _Change(BaseModel):
-    param: str
-    before: Any = Field(alias="from")
-    to: Any
-    command: str
-
-
-class _Action(BaseModel):
-    action: str
-
-
-FIX: TypeAdapter[Any] = TypeAdapter(tuple[_Change | _Action, ...])
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -200,7 +187,7 @@ def _keep(server: Server, found: _Found, folder: Path) -> None:
         return
     verdict = server.artifact(found.info.run_id, recorder_process.VERDICT_NAME)
     if verdict is not None:
-        files.write_json(folder / recorder_process.VERDICT_NAME, _checked(verdict))
+        files.write_json(folder / recorder_process.VERDICT_NAME, checked_verdict(verdict))
     record = server.artifact(found.info.run_id, f"{names.ARTIFACT_RECORD}/{journal.FILE_NAME}")
     if record is not None:
         path = folder / journal.FILE_NAME
@@ -209,14 +196,6 @@ def _keep(server: Server, found: _Found, folder: Path) -> None:
             path.unlink()
         elif verdict is not None:
             files.write_json(folder / recorder_process.STATE_NAME, _state(found))
-
-
-def _checked(content: bytes) -> dict[str, Any]:
-    """A verdict, as far as this version knows its fields."""
-    verdict = Verdict.model_validate_json(content)
-    for finding in verdict.findings:
-        FIX.validate_python(finding.fix)
-    return verdict.model_dump(mode="json")
 
 
 def _from_record(found: _Found, folder: Path) -> Run:
@@ -254,6 +233,7 @@ def _as_told(found: _Found, folder: Path) -> Run:
         inputs={},
         commit=None,
         is_live=info.status == "RUNNING",
+        serves_another=names.TAG_REPLAY_OF in tags or names.TAG_HYBRID_OF in tags,
         folder=folder,
         mlflow_run_id=info.run_id,
         is_shipped=False,

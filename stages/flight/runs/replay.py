@@ -15,8 +15,9 @@ from typing import Any
 from stages.flight.record import capture, journal, recorder_process
 from stages.flight.runs import moment_page, proof, replay_workspace, rerun
 from stages.flight.runs.differences import Recorded, recorded
+from stages.flight.runs.frozen_images import ReplayError
 from stages.flight.runs.replay_ending import Ending
-from stages.flight.runs.replay_workspace import ReplayError, Workspace
+from stages.flight.runs.replay_workspace import Workspace
 from stages.flight.runs.run import Run, from_folder
 from stages.shared import files
 
@@ -32,6 +33,8 @@ def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_env
         CommandError: if DVC could not run any stage.
     """
     stages = _stages(run)
+    if until is not None and "train" not in stages:
+        raise ReplayError(f"run {run.id} did not come to its training, so there is no step to stop at. Type: flight replay {run.id}")
     original = recorded(run, root)
     _warn_of_files_left_out(run, tell)
     with tempfile.TemporaryDirectory(prefix="flight-replay-", ignore_cleanup_errors=True) as base:
@@ -39,27 +42,40 @@ def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_env
         workspace = replay_workspace.make(run, root, Path(base), tell, packages=packages)
         for path in workspace.damaged:
             tell(f"{path} is not as recorded: its content in DVC's cache has changed")
+        if not own_environment:
+            level, because = proof.expected_level(run, proof.environment(original, recorded(run, root, capture.environment())))
+            tell(f"to be expected here: {level}, since {because}")
         tell(f"replaying {run.id}: {', '.join(stages)}")
         variables = _variables(run, workspace, original.variables if own_environment else None, until)
         ending = Ending(run, workspace.folder, tell, strikes=until is None)
         record = rerun.run_stages(workspace.folder, stages, workspace.python, variables, workspace.base / rerun.LOG, ending.follow)
         if record is None:
             raise ReplayError(f"dvc has run none of the stages of {run.id}. Type: flight why {run.id}")
-        folder = rerun.bring_home(record, workspace.folder, root)
-    log = journal.Journal(folder)
-    if until is not None:
-        log.write("name", name=f"replay of {run.id} until step {until}")
+        log = journal.Journal(record)
+        log.write("name", name=f"replay of {run.id}" + (f" until step {until}" if until is not None else ""))
         log.write("replay", of=run.id)
-        page = moment_page.write(folder, until)
-        recorder_process.ensure(folder, root)
-        return {"original": run.id, "replay": folder.name, "until": until, "moment": str(page) if page else None}
-    answer = _compared(original, recorded(from_folder(folder), root), everyone, workspace)
-    files.write_json(folder / "replay.json", answer)
-    log.write("name", name=f"replay of {run.id}")
-    log.write("replay", of=run.id, level=answer["level"])
-    journal.Journal(run.folder).write("replay", by=folder.name, level=answer["level"])
-    for shipped in (run.folder, folder):
-        recorder_process.ensure(shipped, root)
+        folder = rerun.bring_home(record, workspace.folder, root)
+    if until is not None:
+        return _shown(run, folder, until, root)
+    return _proved(original, recorded(from_folder(folder), root), everyone, workspace)
+
+
+def _shown(run: Run, folder: Path, until: int, root: Path) -> dict[str, Any]:
+    """The page of the moment at which the replay in ``folder`` was stopped."""
+    page = moment_page.write(folder, until)
+    recorder_process.ensure(folder, root)
+    return {"original": run.id, "replay": folder.name, "until": until, "moment": str(page) if page else None}
+
+
+def _proved(original: Recorded, again: Recorded, everyone: Sequence[Run], workspace: Workspace) -> dict[str, Any]:
+    """Compare, and note in both records what that proves."""
+    checks = proof.compare(original, again, workspace.damaged)
+    answer = proof.answer(checks, proof.level(checks, original.run, again.run, everyone), original.run, again.run)
+    files.write_json(again.run.folder / "replay.json", answer)
+    journal.Journal(again.run.folder).write("replay", of=original.run.id, level=answer["level"])
+    journal.Journal(original.run.folder).write("replay", by=again.run.id, level=answer["level"])
+    for run in (original.run, again.run):
+        recorder_process.ensure(run.folder, original.root)
     return answer
 
 
@@ -104,8 +120,3 @@ def _variables(run: Run, workspace: Workspace, settings: Mapping[str, Any] | Non
     experiment = str(journal.read_run(run.folder)[0]["mlflow_experiment"])
     variables = rerun.environment(workspace.python, experiment, kept, workspace.base)
     return variables | ({journal.UNTIL_VARIABLE: str(until)} if until is not None else {})
-
-
-def _compared(original: Recorded, again: Recorded, everyone: Sequence[Run], workspace: Workspace) -> dict[str, Any]:
-    checks = proof.compare(original, again, workspace.damaged)
-    return proof.answer(checks, proof.level(checks, original.run, again.run, everyone), original.run, again.run)

@@ -29,7 +29,7 @@ class Ending:
         self._failure = original.failure if was_killed and strikes else None
         records = journal.read_run(original.folder)
         self._num_told = len(progress(records, self._failure))
-        self._digests = {record["epoch"]: record["values"] for record in records if record["type"] == "digest"}
+        self._digests = {record.get("epoch"): record.get("values") for record in records if record["type"] == "digest"}
         self._outs = lock.outs(lock.read_stages(original.folder / "dvc.lock"))
         self._records: list[dict[str, Any]] = []
         self._offset = 0
@@ -49,9 +49,9 @@ class Ending:
     def _say(self, record: dict[str, Any]) -> None:
         if record["type"] == "stage-start":
             self._tell(f"{record['stage']} …")
-        elif record["type"] == "digest" and record["epoch"] in self._digests:
-            is_same = record["values"] == self._digests[record["epoch"]]
-            self._tell(f"  epoch {record['epoch']}: {'the same, bit for bit' if is_same else 'differs'}")
+        elif record["type"] == "digest" and record.get("epoch") in self._digests:
+            is_same = record.get("values") == self._digests[record.get("epoch")]
+            self._tell(f"  epoch {record.get('epoch')}: {'the same, bit for bit' if is_same else 'differs'}")
 
     def _strike(self, dvc: int) -> None:
         failure = self._failure or {}

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from stages.flight.runs.proof import is_proved
+from stages.shared import paths
 
 MEANINGS = {
-    "weights": "the training is the same, bit for bit",
     "predictions": "the same answer for each test image, with the same probability",
     "metrics": "the accuracy is the same but for chance",
     "failure": "it failed again: in the same stage, of the same kind, at the same moment, with the same diagnosis",
@@ -31,8 +31,7 @@ def show(answer: dict[str, Any], console: Console) -> None:
         console.print(told, highlight=False, soft_wrap=True)
         return
     colour = "green" if is_proved(answer) else "yellow" if answer["level"] not in ("inputs", "none") else "red"
-    rest = "" if answer["identical"] or answer["level"] != "weights" else "; but not all of the files that it made"
-    console.print(f"\n[bold {colour}]{answer['level']}[/]: {MEANINGS[answer['level']]}{rest}", highlight=False)
+    console.print(f"\n[bold {colour}]{answer['level']}[/]: {_meaning(answer)}", highlight=False)
     if answer["level"] != answer["expected_level"]:
         console.print(f"to be expected here: {answer['expected_level']}, since {escape(answer['expected_because'])}", highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -46,6 +45,16 @@ def show(answer: dict[str, Any], console: Console) -> None:
     console.print(
         f"the replay is run {answer['replay']}; flight diff {answer['original']} {answer['replay']}", style="dim", highlight=False
     )
+
+
+def _meaning(answer: dict[str, Any]) -> str:
+    """What the level says of this run: one that was not trained, or whose training DVC had cached, has no epochs to compare."""
+    if answer["level"] != "weights":
+        return MEANINGS[answer["level"]]
+    compared = {check["name"] for check in answer["checks"]}
+    has_epochs = any("loss and weights" in name for name in compared)
+    what = "the training is" if has_epochs else "the model is" if str(paths.MODEL) in compared else "what it made is"
+    return f"{what} the same, bit for bit" + ("" if answer["identical"] else "; but not all of the files that it made")
 
 
 def _short(value: Any) -> str:

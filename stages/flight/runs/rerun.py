@@ -19,7 +19,7 @@ from stages.flight.runs.run import SUMMARY_NAME, from_folder
 
 # Where nothing is shipped to: the record is shipped from the user's repository, once it is there.
 HELD_BACK = "held:back"
-LOG = "dvc.log"
+LOG, SITE = "dvc.log", "site"  # of the folder in which one works: what DVC said, and what it keeps of a repository
 CLOSING_TIMEOUT_S, ENDING_TIMEOUT_S = 120.0, 20.0
 POLL_S = 0.1
 LAST_LINES = 15
@@ -32,7 +32,7 @@ def environment(python: Path, experiment: str, given: Mapping[str, str], base: P
     return {
         **kept,
         "PATH": f"{python.parent}{os.pathsep}{given.get('PATH', '')}",
-        "DVC_SITE_CACHE_DIR": str(base / "site"),
+        "DVC_SITE_CACHE_DIR": str(base / SITE),
         "MLFLOW_TRACKING_URI": HELD_BACK,
         "MLFLOW_EXPERIMENT_NAME": experiment,
     }
@@ -84,11 +84,12 @@ def _records(folder: Path) -> list[Path]:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Whoever has pressed Ctrl-C presses it again; what is being ended is to have ended before its folder goes."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(dvc: subprocess.Popen[bytes]) -> None:
@@ -115,7 +116,8 @@ def bring_home(record: Path, folder: Path, root: Path) -> Path:
     left_out = shutil.ignore_patterns(recorder_process.STATE_NAME, recorder_process.LOCK_NAME, SUMMARY_NAME)
     _copy(record, home / "runs" / record.name, lambda source, target: shutil.copytree(source, target, ignore=left_out))
     ref = REF_PREFIX + record.name
-    git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(folder), f"{ref}:{ref}", or_else="")
+    if git(folder, "rev-parse", "--verify", "--quiet", ref, or_else=""):
+        git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", git(folder, "rev-parse", "--show-toplevel"), f"{ref}:{ref}")
     journal.Journal(home / "runs" / record.name).write("address", tracking_uri=address.tracking_uri(root))
     return home / "runs" / record.name
 

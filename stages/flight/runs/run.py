@@ -38,7 +38,7 @@ class Summary:
     """What the journal says of a run; times in seconds since 1970, metrics by their MLflow name (the last value of a curve).
 
     ``params`` are by dotted name, ``made`` are DVC's hashes of the outs by stage and path, ``inputs`` those of code and frozen images by
-    path, ``commit`` is git's of the code.
+    path, ``commit`` is git's of the code; ``serves_another`` is a run that repeats another, or lies between two.
     """
 
     id: str
@@ -56,6 +56,7 @@ class Summary:
     inputs: dict[str, str]
     commit: str | None
     is_live: bool
+    serves_another: bool
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def _summarise(folder: Path, records: Records) -> Summary:
         inputs=lock.inputs(locked),
         commit=code.get("commit"),
         is_live=closing is None and recorder_process.is_live(opening, folder),
+        serves_another=journal.serves_another(records),
     )
 
 

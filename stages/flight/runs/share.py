@@ -9,12 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.flight.record import address, journal, recorder_process
+from stages.flight.record import journal, recorder_process
 from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
+from stages.flight.record.names import STAGES
 from stages.flight.record.secrets import mask, mask_lines
+from stages.flight.runs import frozen_images
 from stages.flight.runs.differences import FROZEN
 from stages.flight.runs.git import CommandError, content, git
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
+from stages.shared import files
 
 # Where the record lies in the commit that is shared.
 RECORD_FOLDER = "flight-record"
@@ -41,6 +44,7 @@ def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
         raise ShareError(f"the code of run {run.id} was not captured, so nobody can run it again. Type: git status")
     if "ingest" not in run.made:
         raise ShareError(f"run {run.id} ended before it had any images, so there is nothing to run it on. Type: flight why {run.id}")
+    _check_images(run, root)
     commit = _seal(run, root, ref)
     if not with_secrets and (holding := _files_with_secrets(str(run.commit), commit, git_remote, root)):
         raise ShareError(
@@ -88,6 +92,16 @@ def _files_with_secrets(captured: str, sealed: str, git_remote: str, root: Path)
     return [name for name, text in added.items() if mask(text) != text]
 
 
+def _check_images(run: Run, root: Path) -> None:
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        lacking = frozen_images.missing(frozen_images.of_run(run), [Path(repo.cache.local.path)])
+    if lacking:
+        told = f"{len(lacking)} of the images of run {run.id}, such as {lacking[0]}, are not in DVC's cache"
+        raise ShareError(f"{told}, so they cannot be pushed. Who has them types: flight share {run.id}")
+
+
 def _push_data(commit: str, root: Path) -> int:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -127,19 +141,25 @@ def _take_up(run_id: str, runs: Path, root: Path) -> bool:
 
 
 def _make_ours(folder: Path, root: Path) -> None:
-    """Check a colleague's record, and have it shipped to the store that is ours, to a run of its own."""
-    from stages.flight.runs.foreign import checked  # takes a moment to load, and is seldom needed
+    """Check a colleague's record. It is read here, and never shipped: that is its maker's to do."""
+    from stages.flight.runs import foreign  # takes a moment to load, and is seldom needed
 
     try:
         opening, *others = journal.read(folder / journal.FILE_NAME)[0]
         if opening["id"] != folder.name:
             raise ValueError(f"it is the record of {opening['id']}")
-        opening |= {"mlflow_run_id": None, "tracking_uri": address.tracking_uri(root)}
-        kept = [record for record in others if record["type"] != "address"]
+        opening |= {"root": str(root), "workspace": str(root), "mlflow_run_id": None}
+        kept = [record for record in others if record["type"] in journal.RECORD_TYPES and record["type"] not in ("address", "comparison")]
         (folder / journal.FILE_NAME).write_text("".join(f"{json.dumps(record)}\n" for record in (opening, *kept)), encoding="utf-8")
         (folder / journal.OPENING_NAME).write_text(json.dumps(opening), encoding="utf-8")
-        checked(vars(from_folder(folder)))
-    except (UnreadableRecordError, LookupError, TypeError, ValueError, RecursionError) as error:
+        run = foreign.checked(vars(from_folder(folder)))
+        if run.ended is None or not set(run.stages) <= set(STAGES):
+            raise ValueError("it has no end, or stages of another pipeline")
+        verdict = folder / recorder_process.VERDICT_NAME
+        if verdict.is_file():
+            files.write_json(verdict, foreign.checked_verdict(verdict.read_bytes()))
+        recorder_process.remember(folder, dropped=True)
+    except (UnreadableRecordError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ShareError(f"the record in {REF_PREFIX}{folder.name} is not one that flight share has made ({error})") from error
 
 

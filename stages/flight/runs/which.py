@@ -21,7 +21,9 @@ def which(recorded: Sequence[Run], root: Path) -> list[dict[str, Any]]:
     rows = []
     for stage in STAGES:
         outs = locked.get(stage, {})
-        makers = [run for run in recorded if outs and run.stages.get(stage) == "ran" and run.made.get(stage) == outs]
+        makers = [
+            run for run in recorded if outs and not run.serves_another and run.stages.get(stage) == "ran" and run.made.get(stage) == outs
+        ]
         rows.append(
             {
                 "stage": stage,
