@@ -216,7 +216,7 @@ def with_seed(seed: int) -> Change:
         where = [i for i, line in enumerate(lines) if "path: reports/train/evidence.json" in line]
         assert where
         for i in where:
-            lines[i + 2] = f"      md5: {seed:032x}"
+            lines[i + 2] = f"      md5: '{seed:032x}'"
         (folder / "dvc.lock").write_text("\n".join(lines) + "\n")
 
     return change
