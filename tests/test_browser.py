@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import sys
@@ -207,9 +208,7 @@ def test_the_diagnosis_from_its_file(browser: Any, width: int, scheme: Any, tmp_
 PICTURED = ("overfitting", "learning-rate-too-high", "learning-rate-collapsed", "destructive-fine-tuning", "under-trained")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_comparison_from_its_file(trained: Path, browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+def test_the_comparison_from_its_file(trained: Path, browser: Any, tmp_path: Path) -> None:
     """Of two runs that differ in parameter, code and answers, tested: cause, patch, pictures; nothing is wider than the screen."""
     clone = Path(shutil.copytree(trained, tmp_path / "clone", symlinks=True))
     hostile = test_diff.in_file("journal.jsonl", '"name": "first run"', '"name": "<img src=x onerror=alert(1)>"')
@@ -223,28 +222,28 @@ def test_the_comparison_from_its_file(trained: Path, browser: Any, width: int, s
     ends = Ends({0: 0.8, 1: 0.82, 2: 0.79}, {0: 0.1, 1: 0.12, 2: 0.09})
     tested = ablation.walk(factors, ends, lambda switched, _: 0.5 if len(switched) == 1 else 0.1) | {"untested": ["package numpy"]}
     path = diff.write(test_diff.compared(clone, *runs) | {"test": tested}, runs, clone)
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    faults, asked = faults_of(page), []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.locator("details summary").first.click()
-    page.screenshot(path=tmp_path / "whole.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 5
-    text = page.locator("main").inner_text()
-    assert page.locator("h1").inner_text() == "code (stages/notes.py) is the cause"
-    assert "<script>alert(1)</script>" in text
-    assert "package numpy" in text
-    assert faults == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert (other.folder / path.relative_to(clone / ".flight")).read_bytes() == path.read_bytes(), "MLflow shows it with the newer run"
-    page.close()
+    asked: list[str] = []
+    for width, scheme in itertools.product((1280, 390), ("light", "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        faults = faults_of(page)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.locator("details summary").first.click()
+        page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 5
+        text = page.locator("main").inner_text()
+        assert page.locator("h1").inner_text() == "code (stages/notes.py) is the cause"
+        assert "<script>alert(1)</script>" in text
+        assert "package numpy" in text
+        assert faults == []
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        assert (other.folder / path.relative_to(clone / ".flight")).read_bytes() == path.read_bytes(), "MLflow shows it with the newer run"
+        page.close()
     tiny.wait_for_recorders(clone)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_moment_from_its_file(browser: Any, width: int, scheme: Any, tmp_path: Path) -> None:
+def test_the_moment_from_its_file(browser: Any, tmp_path: Path) -> None:
     """A picture of each image of the batch, those of the highest loss first."""
     labels = np.arange(16) % 3
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
@@ -256,17 +255,20 @@ def test_the_moment_from_its_file(browser: Any, width: int, scheme: Any, tmp_pat
     moment.write(classifier, batches, 1, 1, tmp_path)
     path = moment_page.write(tmp_path, until=3)
     assert path is not None
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    faults = faults_of(page)
-    page.goto(path.as_uri())
-    page.screenshot(path=tmp_path / "whole.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 8
-    losses = [float(text) for text in page.locator("tr td:nth-child(6)").all_inner_texts()]
-    assert losses == sorted(losses, reverse=True)
-    assert sorted(page.locator("tr td:nth-child(1)").all_inner_texts()) == sorted(split.image_paths[row] for row in batches.order(1)[8:16])
-    assert faults == []
-    page.close()
+    for width, scheme in itertools.product((1280, 390), ("light", "dark")):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        faults = faults_of(page)
+        page.goto(path.as_uri())
+        page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("Promise.all([...document.images].map(image => image.decode())).then(() => document.images.length)") == 8
+        losses = [float(text) for text in page.locator("tr td:nth-child(6)").all_inner_texts()]
+        assert losses == sorted(losses, reverse=True)
+        assert sorted(page.locator("tr td:nth-child(1)").all_inner_texts()) == sorted(
+            split.image_paths[row] for row in batches.order(1)[8:16]
+        )
+        assert faults == []
+        page.close()
 
 
 def rgb(colour: str) -> tuple[int, ...]:

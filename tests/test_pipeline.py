@@ -125,8 +125,9 @@ def test_again_runs_no_stage_and_makes_no_run(clone: Path) -> None:
     assert not (clone / ".flight").exists()
 
 
+@pytest.mark.slow
 def test_two_fresh_clones_give_the_same_lock(trained: Path, tmp_path: Path) -> None:
-    """Every out, byte for byte; other paths, another time, another process."""
+    """Every out, byte for byte; other paths, another time, another process. Of all but ``ingest`` a replay's test says the same."""
     other = tiny.make(tmp_path / "another place" / "clone")
     tiny.run(other, "dvc", "repro")
     tiny.wait_for_recorders(other)
