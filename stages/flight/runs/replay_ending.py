@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from stages.flight.record import journal, lock
+from stages.flight.record import journal
 from stages.flight.record.session import Identity
 from stages.flight.runs.proof import progress
 from stages.flight.runs.run import KILLED_KINDS, Run
@@ -30,7 +30,6 @@ class Ending:
         records = journal.read_run(original.folder)
         self._num_told = len(progress(records, self._failure))
         self._digests = {record.get("epoch"): record.get("values") for record in records if record["type"] == "digest"}
-        self._outs = lock.outs(lock.read_stages(original.folder / "dvc.lock"))
         self._records: list[dict[str, Any]] = []
         self._offset = 0
 
