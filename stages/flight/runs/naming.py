@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from stages.flight.record import journal
 from stages.flight.runs.changes import changed, read_params, shown
+from stages.flight.runs.git import git
 
 MAX_CHANGES = 2
 MAX_VALUE_LENGTH = 30
@@ -55,9 +55,8 @@ def _changed_code(before: Path, folder: Path, records: Records) -> str:
     if not all(commits):
         return ""
     left_out = [f":(exclude){name}" for name in NO_CODE]
-    command = ["git", "diff-tree", "-r", "--name-only", *commits, "--", ".", *left_out]
-    done = subprocess.run(command, cwd=records[0]["root"], capture_output=True, text=True, check=False)
-    files = done.stdout.splitlines() if done.returncode == 0 else []
+    options = ("-r", "--name-only", "--end-of-options")
+    files = git(Path(records[0]["root"]), "diff-tree", *options, *commits, "--", ".", *left_out, or_else="").splitlines()
     return (
         f"code: {', '.join(Path(file).name for file in files[:MAX_CHANGES])}" + ("…" if len(files) > MAX_CHANGES else "") if files else ""
     )
