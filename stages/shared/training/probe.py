@@ -19,6 +19,7 @@ from stages.shared.augmentation import change, draw, random_numbers
 from stages.shared.evidence import EvidenceSink, Inputs, Objective, Probe
 from stages.shared.prepared import Prepared
 from stages.shared.training.batches import PlainBatches, TrainBatches, one_hot
+from stages.shared.training.beside import Beside
 
 PROBE_IMAGES = 256
 INPUT_IMAGES = 64  # whose pixels are compared at the backbone
@@ -40,6 +41,7 @@ class Prober:
     def __init__(self, classifier: Any, batches: TrainBatches, validation: PlainBatches, sink: EvidenceSink) -> None:
         self._classifier, self._batches, self._validation, self._sink = classifier, batches, validation, sink
         self._train_rows, self._val_rows = _subset(batches.images), _subset(validation.images)
+        self._features = Beside(keras.Model(classifier.inputs, classifier.get_layer(model.POOL_LAYER).output))
         # The training images by the code that reads validation's.
         self._as_validation = PlainBatches(batches.images, batches.batch_size)
 
@@ -96,38 +98,25 @@ class Prober:
 
     def _pooled(self, images: NDArray[Any], *, training: bool = False) -> Answers:
         """Features (n, num_features) of images; in training, BatchNorm layers that are trained go by the statistics of the batch."""
-
-        def features(part: Any) -> Any:
-            scaled = self._layer(model.INPUT_LAYER)(part)
-            return self._layer(model.POOL_LAYER)(self._layer(model.BACKBONE_LAYER)(scaled, training=training))
-
-        return self._in_parts(features, images, self._batches.batch_size if training else self._num_a_call())
+        size = self._batches.batch_size if training else self._num_a_call()
+        return _in_parts(functools.partial(self._features, training=training), images, size)
 
     def _classified(self, features: Answers, *, dropping: bool = False) -> Answers:
         """The answers to features by the layers after the pooling, without dropout or with a fixed draw of it."""
         names = [layer.name for layer in self._classifier.layers]
         for layer in self._classifier.layers[names.index(model.POOL_LAYER) + 1 :]:
             if not isinstance(layer, keras.layers.Dropout):
-                features = self._in_parts(layer, features, len(features))
+                features = _in_parts(Beside(layer), features, len(features))
             elif dropping:
                 kept = np.random.default_rng(SEED).random(features.shape) >= layer.rate
                 features = (features * kept / (1 - layer.rate)).astype(np.float32)
         return features
 
-    def _layer(self, name: str) -> Any:
-        return self._classifier.get_layer(name)
-
     def _num_a_call(self) -> int:
         return max(1, PIXELS_A_CALL // self._batches.images.size_px**2)
 
-    @staticmethod
-    def _in_parts(answer: Any, inputs: NDArray[Any], size: int) -> Answers:
-        with keras.StatelessScope():  # what a layer would remember is thrown away with it
-            parts = [keras.ops.convert_to_numpy(answer(inputs[start : start + size])) for start in range(0, len(inputs), size)]
-        return np.concatenate(parts).astype(np.float32)
-
     def _at_backbone(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return self._in_parts(self._layer(model.INPUT_LAYER), images, self._num_a_call())
+        return _in_parts(Beside(self._classifier.get_layer(model.INPUT_LAYER)), images, self._num_a_call())
 
     def _objective(self, answers: Answers, truth: NDArray[np.int64], epoch: int) -> Objective:
         targets = one_hot(truth, answers.shape[1])
@@ -143,6 +132,11 @@ class Prober:
             output_high=float(answers.max()),
             output_sum=float(answers.sum(axis=1).mean()),
         )
+
+
+def _in_parts(answer: Callable[[Any], Any], inputs: NDArray[Any], size: int) -> Answers:
+    parts = [keras.ops.convert_to_numpy(answer(inputs[start : start + size])) for start in range(0, len(inputs), size)]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _judged(answers: Answers, truth: NDArray[np.int64], *, moment: str, epoch: int, name: str) -> Probe:

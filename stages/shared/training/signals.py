@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from stages.shared import model
 from stages.shared.evidence import Activations, Gradients
 from stages.shared.training.batches import Batch
+from stages.shared.training.beside import Beside, values
 
 # A unit that is above 0 in fewer of its outputs counts as dead, as in SageMaker Debugger's rule DeadRelu.
 ACTIVE_SHARE = 0.01
@@ -36,15 +38,7 @@ def _gradients(classifier: Any, batch: Batch) -> list[Any]:
     """One array for each trainable variable; zeros where none arrives."""
     images, targets, weights = (part[:MAX_IMAGES] for part in batch)
     if keras.backend.backend() == "jax":
-        import jax
-
-        rest = [variable.value for variable in classifier.non_trainable_variables]
-
-        def loss(values: list[Any]) -> Any:
-            answers, _ = classifier.stateless_call(values, rest, images, training=True)
-            return classifier.loss(targets, answers, weights)
-
-        return list(jax.grad(loss)([variable.value for variable in classifier.trainable_variables]))
+        return list(_compiled(classifier)(*values(classifier), images, targets, weights))
     import tensorflow as tf
 
     variables = [variable.value for variable in classifier.trainable_variables]
@@ -58,15 +52,30 @@ def _gradients(classifier: Any, batch: Batch) -> list[Any]:
     ]
 
 
+@functools.lru_cache(1)
+def _compiled(classifier: Any) -> Any:
+    """On JAX one program, for the reason that ``Beside`` gives."""
+    import jax
+
+    def loss(trained: list[Any], rest: list[Any], images: Any, targets: Any, weights: Any) -> Any:
+        answers, _ = classifier.stateless_call(trained, rest, images, training=True)
+        return classifier.loss(targets, answers, weights)
+
+    return jax.jit(jax.grad(loss))
+
+
 def activations(classifier: Any, images: NDArray[np.uint8], phase: str, epoch: int) -> Activations:
     """Of every ReLU6 of the backbone on some of the images, in inference mode."""
-    backbone = classifier.get_layer(model.BACKBONE_LAYER)
-    layers = [layer for layer in backbone.layers if isinstance(layer, keras.layers.ReLU)]
-    observed = keras.Model(backbone.inputs, [layer.output for layer in layers])
     at_zero, at_six, dead = [], [], []
-    for output in observed(classifier.get_layer(model.INPUT_LAYER)(images[:MAX_IMAGES]), training=False):
-        values = np.asarray(keras.ops.convert_to_numpy(output), np.float32)
-        at_zero.append(float((values <= 0).mean()))
-        at_six.append(float((values >= 6).mean()))
-        dead.append(float(((values > 0).mean(axis=(0, 1, 2)) < ACTIVE_SHARE).mean()))
+    for output in _observed(classifier)(classifier.get_layer(model.INPUT_LAYER)(images[:MAX_IMAGES]), training=False):
+        units = np.asarray(keras.ops.convert_to_numpy(output), np.float32)
+        at_zero.append(float((units <= 0).mean()))
+        at_six.append(float((units >= 6).mean()))
+        dead.append(float(((units > 0).mean(axis=(0, 1, 2)) < ACTIVE_SHARE).mean()))
     return Activations(phase=phase, epoch=epoch, at_zero=tuple(at_zero), at_six=tuple(at_six), dead_units=tuple(dead))
+
+
+@functools.lru_cache(1)
+def _observed(classifier: Any) -> Beside:
+    backbone = classifier.get_layer(model.BACKBONE_LAYER)
+    return Beside(keras.Model(backbone.inputs, [layer.output for layer in backbone.layers if isinstance(layer, keras.layers.ReLU)]))
