@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,10 @@ def keep_reports(workspace: Path, folder: Path, stage: str, *, has_failed: bool 
     """
     if stage not in STAGES:
         return
-    copies = {f"{REPORTS}/{stage}": folder / REPORTS / stage}
+    copies = [(f"{REPORTS}/{stage}", folder / REPORTS / stage)]
     if stage == TRAIN_STAGE and not has_failed:
-        copies[MODEL_OUT] = folder / MODEL
-    for source, target in copies.items():
-        beside = target.with_name(f".{target.name}")
-        for stale in (beside, target):
-            shutil.rmtree(stale, ignore_errors=True)
-        if (workspace / source).is_dir():
-            # All or nothing: DVC may take the folder away at this moment.
-            with contextlib.suppress(OSError, shutil.Error):
-                shutil.copytree(workspace / source, beside)
-                beside.rename(target)
-            shutil.rmtree(beside, ignore_errors=True)
+        copies.append((MODEL_OUT, folder / MODEL))
+    _copy([(workspace / source, target) for source, target in copies if (workspace / source).is_dir()])
     # What is wrong with the files of a stage that failed costs its pictures alone.
     with contextlib.suppress(OSError, ValueError, LookupError):
         if stage == TRAIN_STAGE and (folder / MODEL).is_dir():
@@ -46,6 +38,21 @@ def keep_reports(workspace: Path, folder: Path, stage: str, *, has_failed: bool 
         if stage == "validate":
             _keep_manifest(workspace, folder)
         previews.write(stage, workspace, folder / PREVIEWS)
+
+
+def _copy(copies: Sequence[tuple[Path, Path]]) -> None:
+    """Folders in place of what was kept before; all or nothing, since DVC may take them away at this moment."""
+    made = {target.with_name(f".{target.name}"): target for _, target in copies}
+    for beside in made:
+        shutil.rmtree(beside, ignore_errors=True)
+    with contextlib.suppress(OSError, shutil.Error):
+        for beside, (source, _) in zip(made, copies, strict=True):
+            shutil.copytree(source, beside)
+        for beside, target in made.items():
+            shutil.rmtree(target, ignore_errors=True)
+            beside.rename(target)
+    for beside in made:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _keep_manifest(workspace: Path, folder: Path) -> None:
@@ -62,7 +69,7 @@ def keep_cached(workspace: Path, folder: Path, params: dict[str, Any], kept: set
     """Keep the reports of stages that DVC has skipped so far, as far as they are those of the present code and parameters."""
     locked = lock.read_stages(folder / "dvc.lock")
     for stage in lock.up_to_date(locked, params, workspace):
-        if stage not in kept and outs_are_as_locked(locked[stage], workspace):
+        if stage not in kept and not (folder / REPORTS / stage).is_dir() and outs_are_as_locked(locked[stage], workspace):
             keep_reports(workspace, folder, stage)
 
 
