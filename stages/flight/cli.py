@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stages.flight.errors import CommandError
 from stages.flight.runs import answers, why_text
 from stages.flight.runs.changes import shown
-from stages.flight.runs.git import CommandError
 from stages.flight.runs.index import NotRecordedError, UnknownRunError, find, find_root, load_all
 from stages.flight.runs.run import Run
 from stages.flight.runs.share import share, take_up
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `flight runs | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOTHING_WRONG
-    except (UnknownRunError, CommandError) as error:
+    except CommandError as error:
         _tell(f"flight: {answers.printable(str(error))}")
         return WRONG_USAGE
 

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from stages.flight.record.git import GitError, git, output
 from stages.flight.record.secrets import mask
 from stages.shared import memory
 
@@ -50,10 +50,6 @@ RECORDED_VARIABLES = (
 )
 
 
-class GitError(Exception):
-    """A git command failed; the message is what it said."""
-
-
 def workspace(folder: Path, run_folder: Path) -> dict[str, Any]:
     """Capture params.yaml, dvc.lock and the code of ``folder``; the quick part, done before the first stage starts."""
     for name, kept in {"params.yaml": "params.yaml", "dvc.lock": LOCK_BEFORE}.items():
@@ -78,41 +74,36 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
         GitError: if git cannot do it; no ref is made then.
     """
     root = Path(os.environ.get("DVC_ROOT", folder))
-    git_dir = _line(_git(root, {}, "rev-parse", "--absolute-git-dir"))
-    top = Path(_line(_git(root, {}, "rev-parse", "--show-toplevel"))) if root == folder else folder
+    git_dir = git(root, "rev-parse", "--absolute-git-dir")
+    top = Path(git(folder, "rev-parse", "--show-toplevel"))
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary) / "index"
         if (Path(git_dir) / "index").is_file():
             shutil.copyfile(Path(git_dir) / "index", index)
         own = {**IDENTITY, "GIT_DIR": git_dir, "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(index)}
-        parent = os.environ.get("DVC_EXP_BASELINE_REV") or _head(top, own)
+        head = git(top, "rev-parse", "--verify", "--quiet", "HEAD", own=own, or_else="")
+        parent = os.environ.get("DVC_EXP_BASELINE_REV") or head or None  # a repository without commits
         left_out = _large_untracked(top, own)
         pathspecs = "\0".join([".", *(f":(top,exclude,literal){name}" for name in left_out)])
         # What cannot be added, such as a repository inside without a commit, costs itself alone.
-        _git(top, own, "add", "--all", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul", given=pathspecs, accept=(0, 1))
-        tree = _line(_git(top, own, "write-tree"))
+        adding = ("add", "--all", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul")
+        output(top, *adding, own=own, given=os.fsencode(pathspecs), accept=(0, 1))
+        tree = git(top, "write-tree", own=own)
         message = f"State of the code of run {run_folder.name}"
-        commit = _line(_git(top, own, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message))
+        commit = git(top, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message, own=own)
         ref = REF_PREFIX + run_folder.name
-        _git(top, own, "update-ref", ref, commit)
+        git(top, "update-ref", ref, commit, own=own)
         changes = [parent or EMPTY_TREE, commit]
-        patch = _git(top, own, "diff-tree", "-p", "--no-ext-diff", "--no-textconv", *changes)
-        changed = _git(top, own, "diff-tree", "-r", "--name-only", *changes, "--", ".", ":(exclude)*dvc.lock")
+        patch = output(top, "diff-tree", "-p", "--no-ext-diff", "--no-textconv", *changes, own=own)
+        changed = git(top, "diff-tree", "-r", "--name-only", *changes, "--", ".", ":(exclude)*dvc.lock", own=own)
     if 0 < len(patch) <= MAX_PATCH_BYTES:  # for reading; the ref holds all of it
         masked = mask(patch.decode("utf-8", "surrogateescape"))
         (run_folder / PATCH_NAME).write_bytes(masked.encode("utf-8", "surrogateescape"))
     return {"ref": ref, "commit": commit, "parent": parent, "dirty": bool(changed), "left_out": left_out}
 
 
-def _head(folder: Path, own: dict[str, str]) -> str | None:
-    try:
-        return _line(_git(folder, own, "rev-parse", "--verify", "--quiet", "HEAD"))
-    except GitError:
-        return None  # a repository without commits
-
-
 def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
-    listed = _git(folder, own, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+    listed = output(folder, "ls-files", "--others", "--exclude-standard", "-z", own=own).split(b"\0")
     names = [os.fsdecode(name) for name in listed if name]
     sizes = {name: (folder / name).lstat().st_size for name in names if os.path.lexists(folder / name)}
     left_out, total = [], sum(sizes.values())
@@ -122,19 +113,6 @@ def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
         left_out.append(name)
         total -= sizes[name]
     return left_out
-
-
-def _git(folder: Path, own: dict[str, str], *arguments: str, given: str = "", accept: tuple[int, ...] = (0,)) -> bytes:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**os.environ, **own}, input=os.fsencode(given), capture_output=True, check=False
-    )
-    if done.returncode not in accept:
-        raise GitError(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
-
-
-def _line(output: bytes) -> str:
-    return os.fsdecode(output).removesuffix("\n")
 
 
 def environment() -> dict[str, Any]:

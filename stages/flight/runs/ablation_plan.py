@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.flight.errors import CommandError
 from stages.flight.record import capture, journal
 from stages.flight.runs import ablation, proof, replay_workspace
 from stages.flight.runs.ablation import Ends, Factor
 from stages.flight.runs.differences import differences, not_compared, recorded
-from stages.flight.runs.git import CommandError
 from stages.flight.runs.hybrids import Hybrids
 from stages.flight.runs.outcome import SEEDS, accuracies_by_seed, repetitions
 from stages.flight.runs.run import KILLED_KINDS, Run

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.flight.errors import CommandError
 from stages.flight.record import journal, kept_manifests
+from stages.flight.record.git import git
 from stages.flight.record.secrets import mask, mask_named
 from stages.flight.runs import images
 from stages.flight.runs.changes import flatten
-from stages.flight.runs.git import CommandError, git
 from stages.flight.runs.naming import NO_CODE
 from stages.flight.runs.run import Run
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stages.flight.runs import images
 from stages.shared import files, page
 
 PAGE = Path(__file__).parent / "pages/drift.html"
@@ -23,27 +24,13 @@ MAX_LISTED = 50
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
     """What was added, removed, relabelled or moved between splits (by content), changed (by path), and how classes and measures shifted."""
-    old, new = (table.drop_duplicates("sha256").set_index("sha256") for table in (before, after))
-    common = new.index.intersection(old.index)
-    relabelled = common[new.loc[common, "label"].to_numpy() != old.loc[common, "label"].to_numpy()]
-    before_split, after_split = (table.loc[common, "split"].to_numpy() for table in (old, new))
-    used = (before_split != "") & (after_split != "")
-    moved = common[used & (before_split != after_split)]
-    added, removed = new.index.difference(old.index), old.index.difference(new.index)
-    changed = set(new.loc[added, "path"]) & set(old.loc[removed, "path"])
-    changes = {
-        "added": _listed(new, added[~new.loc[added, "path"].isin(changed)]),
-        "removed": _listed(old, removed[~old.loc[removed, "path"].isin(changed)]),
-        "changed": {"count": len(changed), "first": sorted(changed)[:MAX_LISTED]},
-        "relabelled": _listed(new, relabelled),
-        "moved between splits": _listed(new, moved),
-        "newly left out": _listed(new, common[(before_split != "") & (after_split == "")]),
-        "newly used": _listed(new, common[(before_split == "") & (after_split != "")]),
-    }
+    found = images.changes(*(images.of_table(table) for table in (before, after)))
+    changes = {name: {"count": len(some), "first": [image.path for image in some[:MAX_LISTED]]} for name, some in found.items()}
+    num_copies = [len(table) - table["sha256"].nunique() for table in (before, after)]
     usable = [table[table["status"] == "ok"] for table in (before, after)]
     measures = [_measure(name, *(table[name].to_numpy(float) for table in usable)) for name in MEASURES]
     return {
-        "sentence": _sentence(changes, measures, len(after) - len(new) - len(before) + len(old)),
+        "sentence": _sentence(changes, measures, num_copies[1] - num_copies[0]),
         "num_before": len(before),
         "num_after": len(after),
         "changes": changes,
@@ -62,11 +49,6 @@ def write(found: dict[str, Any], names: Sequence[str], folder: Path) -> None:
     """summary.json and the page; ``names`` are those of the run before and of this one."""
     files.write_json(folder / "summary.json", found)
     files.write_text(folder / "index.html", page.render(PAGE, found=found, names=names, shifted=SHIFTED))
-
-
-def _listed(table: pd.DataFrame, digests: pd.Index[Any]) -> dict[str, Any]:
-    paths = sorted(table.loc[digests, "path"])
-    return {"count": len(paths), "first": paths[:MAX_LISTED]}
 
 
 def _classes(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.flight.errors import CommandError
 from stages.flight.record import lock
 from stages.flight.record.capture import REF_PREFIX
+from stages.flight.record.git import content
 from stages.flight.record.secrets import mask
 from stages.flight.runs.differences import FROZEN
-from stages.flight.runs.git import CommandError, content
 from stages.flight.runs.rerun import SITE
 from stages.flight.runs.run import Run
 

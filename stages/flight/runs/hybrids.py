@@ -17,12 +17,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.flight.errors import CommandError
 from stages.flight.record import journal, recorder_process
 from stages.flight.record.names import STAGES
 from stages.flight.runs import frozen_images, replay_workspace, rerun
 from stages.flight.runs.ablation import Factor
 from stages.flight.runs.changes import plain_params
-from stages.flight.runs.git import CommandError
 from stages.flight.runs.outcome import SEEDS
 from stages.flight.runs.run import KILLED_KINDS, Run, from_folder
 from stages.shared import files
@@ -45,9 +45,7 @@ class Hybrids:
         self._first, self._last, self._made, self._root, self._tell = first, last, made, root, tell
         self._base = root / journal.RECORDS_FOLDER / FOLDER / f"{first.id}-{last.id}"
         self._base.mkdir(parents=True, exist_ok=True)
-        self._key = _digest(
-            [[asdict(factor) for factor in made], {name: present[name] for name in ("packages", "python", "hardware", "settings")}]
-        )
+        self._key = _digest([[asdict(factor) for factor in made], {name: present[name] for name in ENVIRONMENT}])
         kept = files.read_json(self._base / RESULTS) if (self._base / RESULTS).is_file() else {}
         self._known: dict[str, dict[str, Any]] = kept["results"] if kept.get("key") == self._key else {}
         self._clone: Path | None = None

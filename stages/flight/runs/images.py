@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("path", "label", "split", "sha256")
 
@@ -25,6 +29,11 @@ def read(manifest: Path) -> list[Image]:
 
     columns = pyarrow.parquet.read_table(manifest, columns=list(COLUMNS)).to_pydict()
     return [Image(*values) for values in zip(*(columns[name] for name in COLUMNS), strict=True)]
+
+
+def of_table(manifest: pd.DataFrame) -> list[Image]:
+    """All images of a manifest that has been read already."""
+    return [Image(*values) for values in manifest[list(COLUMNS)].itertuples(index=False, name=None)]
 
 
 def changes(before: Iterable[Image], after: Iterable[Image]) -> dict[str, list[Image]]:

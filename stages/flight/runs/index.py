@@ -7,12 +7,13 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from stages.flight.errors import CommandError
 from stages.flight.record import recorder_process
 from stages.flight.record.journal import RECORDS_FOLDER
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
 
 
-class UnknownRunError(Exception):
+class UnknownRunError(CommandError):
     """No recorded run, or several, have the name given."""
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.flight.record import journal
+from stages.flight.record.git import git
 from stages.flight.runs.changes import changed, read_params, shown
-from stages.flight.runs.git import git
 
 MAX_CHANGES = 2
 MAX_VALUE_LENGTH = 30

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.flight.record import capture, journal, recorder_process
+from stages.flight.record.git import content
 from stages.flight.runs import moment_page, proof, replay_workspace, rerun
 from stages.flight.runs.differences import Recorded, recorded
 from stages.flight.runs.frozen_images import ReplayError
@@ -23,6 +24,7 @@ from stages.shared import files
 
 Tell = Callable[[str], None]
 MAX_NAMED = 5
+JOURNAL = "stages/flight/record/journal.py"
 
 
 def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_environment: bool, until: int | None) -> dict[str, Any]:
@@ -35,6 +37,8 @@ def replay(run: Run, everyone: Sequence[Run], root: Path, tell: Tell, *, own_env
     stages = _stages(run)
     if until is not None and "train" not in stages:
         raise ReplayError(f"run {run.id} did not come to its training, so there is no step to stop at. Type: flight replay {run.id}")
+    if until is not None and not _can_stop(run, root):
+        raise ReplayError(f"the code of run {run.id} is older than --until, and would train to its end. Type: flight replay {run.id}")
     original = recorded(run, root)
     _warn_of_files_left_out(run, tell)
     with tempfile.TemporaryDirectory(prefix="flight-replay-", ignore_cleanup_errors=True) as base:
@@ -82,6 +86,12 @@ def _proved(original: Recorded, again: Recorded, everyone: Sequence[Run], worksp
 def is_proved(answer: dict[str, Any]) -> bool:
     """Whether the replay is what was to be expected; one up to a step proves nothing else."""
     return answer["moment"] is not None if "until" in answer else proof.is_proved(answer)
+
+
+def _can_stop(run: Run, root: Path) -> bool:
+    """Whether the captured code knows of ``--until``."""
+    known = content(root, replay_workspace.find_code(run, root), JOURNAL)
+    return known is not None and journal.UNTIL_VARIABLE.encode() in known
 
 
 def _warn_of_files_left_out(run: Run, tell: Tell) -> None:

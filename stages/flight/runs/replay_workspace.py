@@ -19,11 +19,11 @@ from pathlib import Path
 
 from stages.flight.record import journal
 from stages.flight.record.capture import REF_PREFIX
+from stages.flight.record.git import git
 from stages.flight.record.secrets import mask
 from stages.flight.runs import frozen_images
 from stages.flight.runs.differences import COMMIT, FROZEN
 from stages.flight.runs.frozen_images import ReplayError
-from stages.flight.runs.git import git
 from stages.flight.runs.run import Run
 
 CLONE, CACHE = "clone", "cache"

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from stages.flight.errors import CommandError
 from stages.flight.record import address, journal, recorder_process
 from stages.flight.record.capture import REF_PREFIX
-from stages.flight.runs.git import CommandError, git
+from stages.flight.record.git import git
 from stages.flight.runs.run import SUMMARY_NAME, from_folder
 
 # Where nothing is shipped to: the record is shipped from the user's repository, once it is there.

@@ -9,13 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from stages.flight.errors import CommandError
 from stages.flight.record import journal, recorder_process
 from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
+from stages.flight.record.git import content, git
 from stages.flight.record.names import STAGES
 from stages.flight.record.secrets import mask, mask_lines
 from stages.flight.runs import frozen_images
 from stages.flight.runs.differences import FROZEN
-from stages.flight.runs.git import CommandError, content, git
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
 from stages.shared import files
 
@@ -75,7 +76,7 @@ def _seal(run: Run, root: Path, ref: str) -> str:
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
                 shared = mask_lines(text) if name in record else text
-                blob = git(root, "hash-object", "-w", "--stdin", given=shared)
+                blob = git(root, "hash-object", "-w", "--stdin", given=shared.encode("utf-8", "surrogateescape"))
                 git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
         tree = git(root, "write-tree", own=own)
         return git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
