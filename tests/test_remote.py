@@ -18,6 +18,8 @@ import pytest
 
 from stages.flight import cli
 from stages.flight.record import journal, names
+from stages.flight.runs import remote
+from stages.flight.runs.changes import read_params
 from tests import servers
 
 Ask = Callable[..., tuple[int, str, str]]
@@ -95,6 +97,16 @@ def test_it_is_shown_like_one_of_this_machine(
     assert json.loads(answer) == {**json.loads(local), "mlflow_run_id": mlflow_id, "page": None}
     assert f"run {flight_id} is not recorded here, but on http://127.0.0.1:" in told
     assert kept(tmp_path) == [f"{mlflow_id}/{name}" for name in ("diagnosis/verdict.json", "journal.jsonl", "mlflow.json", "summary.json")]
+
+
+def test_its_parameters_are_those_that_it_was_run_with(address: str, shipped: tuple[str, str], trained: Path, tmp_path: Path) -> None:
+    """MLflow has them as text: numbers, truth values, lists and nothing."""
+    run = remote.fetch(shipped[0], tmp_path, tell=lambda _: None)
+    params = read_params(trained / ".flight/runs" / shipped[0])
+    assert {type(value) for value in params.values()} == {bool, int, float, str, list, type(None)}
+    assert run is not None
+    assert {name: value for name, value in run.params.items() if value != params[name] or type(value) is not type(params[name])} == {}
+    assert run.params.keys() == params.keys()
 
 
 def test_it_loads_neither_tensorflow_nor_mlflow(ask: Ask, shipped: tuple[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.flight.errors import CommandError
 from stages.flight.record import capture, journal
+from stages.flight.record.names import STAGES
 from stages.flight.runs import ablation, proof, replay_workspace
 from stages.flight.runs.ablation import Ends, Factor
 from stages.flight.runs.differences import differences, not_compared, recorded
@@ -68,8 +69,7 @@ def plan(first: Run, last: Run, everyone: Sequence[Run], root: Path) -> Plan:
     factors, untested = ablation.factors(found, suspects(found, first, last))
     ends = Ends(*(_known(run, first, everyone, present, root) for run in (first, last)))
     ends = ends if factors else Ends(ends.first, {})
-    seconds = max(_seconds(run) for run in (first, last))
-    return Plan(first, last, tuple(factors), tuple(untested), ends, seconds, present)
+    return Plan(first, last, tuple(factors), tuple(untested), ends, _seconds_each(first, last, everyone), present)
 
 
 def carry_out(made: Plan, root: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -104,7 +104,16 @@ def _shift(seeds: Sequence[Any], base: Sequence[Any]) -> Any:
     return shifts.pop() if len(shifts) == 1 else str(seeds)
 
 
-def _seconds(run: Run) -> float:
-    """How long the stages took that were executed; of those that DVC had cached it is not known."""
-    records, _ = journal.read(run.folder / journal.FILE_NAME)
-    return sum(record["seconds"] or 0.0 for record in records if record["type"] == "stage-end" and record["stage"] != "ingest")
+def _seconds_each(first: Run, last: Run, everyone: Sequence[Run]) -> float:
+    """How long a training takes with the stages around it: each as in the slower of the two runs, or, where DVC had it cached in both, as
+    in the newest of the others that executed it."""
+    ends = [_seconds(run) for run in (first, last)]
+    known = {stage: [end[stage] for end in ends if stage in end] for stage in STAGES[1:-1]}
+    others = [] if all(known.values()) else [_seconds(run) for run in everyone]
+    return sum(max(found) if found else next((one[stage] for one in others if stage in one), 0.0) for stage, found in known.items())
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    """How long each stage took that was executed to its end."""
+    records = journal.read_run(run.folder)
+    return {record["stage"]: record["seconds"] for record in records if record["type"] == "stage-end" and record["seconds"] is not None}

@@ -6,8 +6,7 @@ files with names of our own are asked for and written, and a page that another m
 
 from __future__ import annotations
 
-import contextlib
-import json
+import ast
 import os
 import re
 import shutil
@@ -242,9 +241,13 @@ def _as_told(found: _Found, folder: Path) -> Run:
 
 
 def _params(found: _Found) -> dict[str, Any]:
-    """By dotted name; MLflow holds them as text, of which numbers are made again."""
-    params: dict[str, Any] = {param.key: param.value for param in found.data.params}
-    for name, text in params.items():
-        with contextlib.suppress(ValueError, RecursionError):
-            params[name] = json.loads(text)
-    return params
+    return {param.key: _value(param.value) for param in found.data.params}
+
+
+def _value(text: str) -> Any:
+    """A parameter's value, of which MLflow has Python's text, or ``null``; text that is no number, truth value or list stays one."""
+    try:
+        value = None if text == "null" else ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    return value if value is None or isinstance(value, bool | int | float | list) else text
