@@ -42,6 +42,9 @@ class Prober:
         self._classifier, self._batches, self._validation, self._sink = classifier, batches, validation, sink
         self._train_rows, self._val_rows = _subset(batches.images), _subset(validation.images)
         self._features = Beside(keras.Model(classifier.inputs, classifier.get_layer(model.POOL_LAYER).output))
+        self._scaled = Beside(classifier.get_layer(model.INPUT_LAYER))
+        names = [layer.name for layer in classifier.layers]
+        self._after_pooling = [(layer, Beside(layer)) for layer in classifier.layers[names.index(model.POOL_LAYER) + 1 :]]
         # The training images by the code that reads validation's.
         self._as_validation = PlainBatches(batches.images, batches.batch_size)
 
@@ -103,10 +106,9 @@ class Prober:
 
     def _classified(self, features: Answers, *, dropping: bool = False) -> Answers:
         """The answers to features by the layers after the pooling, without dropout or with a fixed draw of it."""
-        names = [layer.name for layer in self._classifier.layers]
-        for layer in self._classifier.layers[names.index(model.POOL_LAYER) + 1 :]:
+        for layer, asked in self._after_pooling:
             if not isinstance(layer, keras.layers.Dropout):
-                features = _in_parts(Beside(layer), features, len(features))
+                features = _in_parts(asked, features, len(features))
             elif dropping:
                 kept = np.random.default_rng(SEED).random(features.shape) >= layer.rate
                 features = (features * kept / (1 - layer.rate)).astype(np.float32)
@@ -116,7 +118,7 @@ class Prober:
         return max(1, PIXELS_A_CALL // self._batches.images.size_px**2)
 
     def _at_backbone(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return _in_parts(Beside(self._classifier.get_layer(model.INPUT_LAYER)), images, self._num_a_call())
+        return _in_parts(self._scaled, images, self._num_a_call())
 
     def _objective(self, answers: Answers, truth: NDArray[np.int64], epoch: int) -> Objective:
         targets = one_hot(truth, answers.shape[1])
