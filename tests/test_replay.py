@@ -228,18 +228,32 @@ def test_the_first_digest_that_differs_is_named(pair: tuple[Run, Run, Path]) -> 
     assert proved(original, again)["level"] == "metrics", "no answer has changed, but a probability has"
 
 
-def test_levels_of_a_run_that_failed(pair: tuple[Run, Run, Path]) -> None:
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_levels_of_a_run_that_failed(pair: tuple[Run, Run, Path], stage: str) -> None:
     original, again, _ = pair
     for run in (original, again):
         end = next(record for record in journal.read_run(run.folder) if record["type"] == "end")
-        failure = {"stage": "evaluate", "kind": "exception", "cause": "x", "traceback": None}
-        stages = {**end["stages"], "evaluate": "failed", "diagnose": "not-reached"}
+        failure = {"stage": stage, "kind": "exception", "cause": "x", "traceback": None}
+        stages = {**end["stages"], "evaluate": "not-reached", "diagnose": "not-reached", stage: "failed"}
         journal.Journal(run.folder).write(
             "end", **{**{k: end[k] for k in ("data_version",)}, "status": "FAILED", "failure": failure, "stages": stages}
         )
     assert proved(original, again)["level"] == "failure"
+    records = (again.folder / journal.FILE_NAME).read_text().splitlines()
+    restored = sorted(records, key=lambda line: json.loads(line)["type"] == "digest")  # as of a training that has gone on
+    (again.folder / journal.FILE_NAME).write_text("\n".join(restored) + "\n")
+    assert proved(original, again)["level"] == "failure"
+    digest = next(json.loads(line)["values"]["weights"] for line in records if json.loads(line)["type"] == "digest")
+    tamper(again, digest, "f" * 64)
+    assert proved(original, again)["level"] == "inputs"
+    tamper(again, '"model": "', '"model": "another ')
+    answer = proved(original, again)
+    assert (answer["level"], answer["expected_level"]) == ("failure", "failure"), "another processor makes other bits"
+    assert "without its numbers" in answer["expected_because"]
     journal.Journal(again.folder).write(
         "end", status="FAILED", failure={**failure, "kind": "out-of-memory"}, stages=stages, data_version=end["data_version"]
     )
     answer = proved(original, again)
-    assert (answer["level"], answer["first_difference"]["name"]) == ("inputs", "failure: kind")
+    differing = [check["name"] for check in answer["checks"] if not check["equal"]]
+    assert answer["level"] == "inputs"
+    assert "failure: kind" in differing

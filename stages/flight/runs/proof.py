@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ DIGESTS = ("order", "first_batch", "loss", "weights")  # of an epoch, in the ord
 # What of a machine reaches the bits of a training; how much memory it has does not.
 BITS_OF_HARDWARE = ("cpu.model", "cpu.flags", "num_usable_cpus", "gpus")
 ENVIRONMENT: dict[str, str] = {"package": "packages", "hardware": "hardware", "setting": "settings"}
-STATUS, MOMENT = "status", "failure: moment"
+STATUS, FAILURE, MOMENT = "status", "failure: ", "failure: moment"
 TIMED = ("images_per_second", "data_wait_share")  # metrics that a clock has measured
 
 
@@ -53,7 +54,7 @@ def stages_of(run: Run) -> list[str]:
 def expected_level(run: Run, checks: Sequence[Check]) -> tuple[Level, str]:
     """What is to be expected on this machine, and why."""
     if run.failure:
-        return "failure", "the run failed"
+        return "failure", "the run failed" + ("" if _is_same(checks) else "; without its numbers, since not all is as the run had it")
     if run.params.get("train.deterministic") is False and "train" in stages_of(run):
         return "metrics", "train.deterministic is false"
     other = [check.name for check in checks if check.kind == "environment" and not check.equal]
@@ -75,13 +76,20 @@ def compare(original: Recorded, replay: Recorded, damaged: Mapping[str, tuple[st
     stages = [stage for stage in stages_of(original.run) if original.run.stages[stage] in DONE]
     checks = [Check("input", path, then, now, equal=False) for path, (then, now) in damaged.items()]
     checks += _inputs(recorded, found, stages)
-    checks += environment(original, replay)
+    around = environment(original, replay)
+    checks += around
     for stage in stages_of(original.run):
         if stage == "train":
             checks += _digests(original.run, replay.run)
         if stage in stages:
             checks += _outs(*(lock.outs(locked).get(stage, {}) for locked in (recorded, found)))
-    return sorted([*checks, *_failure(original.run, replay.run)], key=lambda check: check.kind == "idle")
+    checks += _failure(original.run, replay.run, bitwise=_is_same(around))
+    return sorted(checks, key=lambda check: check.kind == "idle")
+
+
+def _is_same(checks: Sequence[Check]) -> bool:
+    """Whether both were run with what makes the same bits."""
+    return all(check.equal for check in checks if check.kind == "environment")
 
 
 def _check(kind: Kind, name: str, original: Any, replay: Any) -> Check:
@@ -159,19 +167,19 @@ def _digests(original: Run, replay: Run) -> list[Check]:
     return [Check("training", told, "as recorded", "the same", equal=True)] if of_runs[0] else []
 
 
-def _failure(original: Run, replay: Run) -> list[Check]:
-    """Of a run that failed: stage, kind, error, how far it had got, and diagnosis."""
+def _failure(original: Run, replay: Run, *, bitwise: bool) -> list[Check]:
+    """Of a run that failed: stage, kind, error, how far it had got, and diagnosis; numbers only where they are to be the same."""
     if original.failure is None:
         return [_check("outcome", STATUS, original.status, replay.status)]
     then, now = original.failure, replay.failure or {"stage": None, "kind": None}
-    rows = [_check("outcome", f"failure: {name}", then[name], now[name]) for name in ("stage", "kind")]
+    rows = [_check("outcome", f"{FAILURE}{name}", then[name], now[name]) for name in ("stage", "kind")]
     if then["kind"] not in KILLED_KINDS:
-        rows.append(_check("outcome", "failure: error", *(_error(run) for run in (original, replay))))
+        rows.append(_check("outcome", "failure: error", *(_error(run, with_message=bitwise) for run in (original, replay))))
     verdicts = [(run.verdict() or {}).get("verdict") for run in (original, replay)]
-    return [*rows, _moment(original, replay), _check("outcome", "failure: diagnosis", *verdicts)]
+    return [*rows, _moment(original, replay, bitwise=bitwise), _check("outcome", "failure: diagnosis", *verdicts)]
 
 
-def _error(run: Run) -> str | None:
+def _error(run: Run, *, with_message: bool) -> str | None:
     """The type and message of what a stage raised, without the folder in which it ran."""
     records = _records(run)
     told = next((record for record in records if record["type"] == "failure"), None)
@@ -179,18 +187,25 @@ def _error(run: Run) -> str | None:
     if told is None:
         return None
     # How much memory was free, which such a message tells, is never the same.
-    return str(told["error"]) if told["kind"] == "out-of-memory" else f"{told['error']}: {told['message']}".replace(folder or "\0", ".")
+    is_told = with_message and told["kind"] != "out-of-memory"
+    return str(told["error"]) if not is_told else f"{told['error']}: {told['message']}".replace(folder or "\0", ".")
 
 
-def _moment(original: Run, replay: Run) -> Check:
-    """Evidence and figures up to the failure, bit for bit; of a run that was ended from outside, as far as it had got."""
-    told = [[_said(record) for record in progress(_records(run), original.failure)] for run in (original, replay)]
-    if original.failure and original.failure["kind"] in KILLED_KINDS and not told[0]:
-        return Check("outcome", MOMENT, "not recorded", "not compared", equal=True)
+def _moment(original: Run, replay: Run, *, bitwise: bool) -> Check:
+    """Evidence and figures up to the failure, each kind in its order; of a run that was ended from outside, as far as it had got.
+
+    A training that had gone on from a checkpoint has told of what came before kind by kind.
+    """
+    of_runs = [progress(_records(run), original.failure) for run in (original, replay)]
+    kinds = sorted({record["type"] for records in of_runs for record in records})
+    told = [[[_said(record, bitwise=bitwise) for record in records if record["type"] == kind] for kind in kinds] for records in of_runs]
     if original.failure and original.failure["kind"] in KILLED_KINDS:
-        told[1] = told[1][: len(told[0])]
-    at = next((i for i, (then, now) in enumerate(zip(*told, strict=False)) if then != now), min(map(len, told)))
-    then, now = (f"{len(records)} records" + ("" if told[0] == told[1] else f", the same up to {at}") for records in told)
+        if not of_runs[0]:
+            return Check("outcome", MOMENT, "not recorded", "not compared", equal=True)
+        told[1] = [now[: len(then)] for then, now in zip(*told, strict=True)]
+    in_order = [list(itertools.chain(*of_kinds)) for of_kinds in told]
+    at = next((i for i, (then, now) in enumerate(zip(*in_order, strict=False)) if then != now), min(map(len, in_order)))
+    then, now = (f"{len(records)} records" + ("" if told[0] == told[1] else f", the same up to {at}") for records in in_order)
     return Check("outcome", MOMENT, then, now, equal=told[0] == told[1])
 
 
@@ -201,9 +216,9 @@ def progress(records: Iterable[dict[str, Any]], failure: Mapping[str, Any] | Non
     return [record for record in records if record["type"] in ("evidence", "digest")] + own if stage == "train" else own
 
 
-def _said(record: Mapping[str, Any]) -> Any:
-    """A record without its time, its process, and what is measured by a clock."""
-    values = record.get("values")
+def _said(record: Mapping[str, Any], *, bitwise: bool) -> Any:
+    """A record without its time, its process, and what is measured by a clock; if not ``bitwise``, what it is of alone."""
+    values = record.get("values") if bitwise else None
     kept = {name: value for name, value in values.items() if name not in TIMED} if isinstance(values, dict) else values
     return (record["type"], record.get("part"), record.get("epoch"), record.get("step"), repr(kept))
 
@@ -215,7 +230,8 @@ def level(checks: Sequence[Check], original: Run, replay: Run, everyone: Sequenc
     of_training = [check for check in checks if check.kind == "training"]
     came_out = [check for check in checks if check.kind in ("training", "outcome")]
     if original.failure is not None:
-        return "failure" if all(check.equal for check in came_out) else "inputs"
+        decisive = came_out if _is_same(checks) else [check for check in came_out if check.name.startswith(FAILURE)]
+        return "failure" if all(check.equal for check in decisive) else "inputs"
     if replay.failure is not None:
         return "inputs"
     proofs = of_training or [check for check in came_out if check.name != STATUS]
