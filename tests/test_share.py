@@ -10,15 +10,29 @@ import pytest
 
 from stages.flight.record import journal
 from stages.flight.runs.run import from_folder
+from stages.flight.runs.share import files_with_secrets
 from tests import snapshot, tiny
+
+
+@pytest.fixture(scope="module")
+def origin(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with one run, of code with an uncommitted change."""
+    folder = tiny.copy(trained, tmp_path_factory.mktemp("origin") / "clone")
+    (folder / "notes.txt").write_text("password = 'hunter22hunter'\n")
+    tiny.run(folder, "python", "-m", "stages", "augment")
+    tiny.wait_for_recorders(folder)
+    return folder
+
+
+@pytest.fixture
+def clone(origin: Path, tmp_path: Path) -> Path:
+    """A copy of ``origin`` with its record."""
+    return shutil.copytree(origin, tmp_path / "clone", symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "mlruns"))
 
 
 @pytest.fixture
 def recorded(clone: Path) -> str:
-    """The id of a run with an uncommitted change."""
-    (clone / "notes.txt").write_text("password = 'hunter22hunter'\n")
-    tiny.run(clone, "python", "-m", "stages", "augment")
-    tiny.wait_for_recorders(clone)
+    """The id of its run."""
     return next(clone.glob(".flight/runs/[!.]*/")).name
 
 
@@ -39,7 +53,7 @@ def test_a_colleague_gets_all_of_it(clone: Path, recorded: str, tmp_path: Path) 
     before_replay = snapshot.take(colleague)
     told_there = tiny.run(colleague, "sh", "-c", told.splitlines()[-1]).stdout  # what it says that a colleague types
     tiny.wait_for_recorders(colleague)
-    assert "weights" in told_there
+    assert "\nweights: " in told_there
     assert snapshot.take(colleague) == before_replay
     folder = colleague / ".flight/runs" / recorded
     taken = from_folder(folder)
@@ -90,6 +104,64 @@ def test_a_forged_record_is_refused_and_harms_nothing(clone: Path, recorded: str
     assert "is not one that flight share has made" in done.stderr
     assert (victim / "precious").read_text() == "x"
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("part", ["a number that is text", "a digest without values", "text that a terminal obeys"])
+def test_what_a_forged_record_says_is_checked(clone: Path, recorded: str, tmp_path: Path, part: str) -> None:
+    folder = clone / ".flight/runs" / recorded
+    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    if part == "a digest without values":
+        records.insert(1, {"type": "digest", "time": 1.8e9, "pid": 1, "epoch": 0})
+    for record in records:
+        if record["type"] == "metrics" and part == "a number that is text":
+            record["values"] = dict.fromkeys(record["values"], "0.2")
+        if record["type"] == "name" and part == "text that a terminal obeys":
+            record["name"] = "\x1b]0;owned\x07[/x]"
+    shared = tmp_path / "shared"
+    (shared / "flight-record").mkdir(parents=True)
+    (shared / "flight-record/journal.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(folder / name, shared / name)
+    tiny.run(shared, "git", "init", "-q")
+    tiny.commit(shared, "shared")
+    shutil.rmtree(folder)
+    tiny.run(clone, "git", "fetch", "-q", str(shared), f"+HEAD:refs/flight/{recorded}")
+    done = tiny.run(clone, "flight", "why", recorded, check=False)
+    assert "Traceback" not in done.stderr
+    assert ("is not one that flight share has made" in done.stderr) == (part != "text that a terminal obeys")
+    assert "\x1b" not in tiny.run(clone, "flight", "runs").stdout
+
+
+def test_secrets_are_looked_for_in_every_commit_that_is_pushed(tmp_path: Path) -> None:
+    line = "password = 'hunter22hunter'\n"
+    tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    tiny.run(repository, "git", "init", "-q")
+    tiny.run(repository, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
+    (repository / "known.py").write_text(line)
+    tiny.commit(repository, "one")
+    tiny.run(repository, "git", "push", "-q", "origin", "HEAD:refs/heads/team")
+    (repository / "known.py").unlink()
+    tiny.commit(repository, "two")
+    assert files_with_secrets("HEAD", "origin", repository) == [], "what is removed is not pushed"
+    (repository / "nëw one.py").write_text(line)
+    tiny.commit(repository, "three")
+    (repository / "nëw one.py").unlink()
+    tiny.commit(repository, "four")
+    assert files_with_secrets("HEAD", "origin", repository) == ["nëw one.py"]
+
+
+def test_a_masked_verdict_can_be_read(clone: Path, recorded: str, tmp_path: Path) -> None:
+    verdict = clone / ".flight/runs" / recorded / "diagnosis/verdict.json"
+    content = json.loads(verdict.read_text())
+    verdict.write_text(json.dumps({**content, "sentence": 'cannot fetch "https://host/x?token=abcdefgh"'}, indent=2))
+    tiny.run(tmp_path, "git", "init", "-q", "--bare", "remote.git")
+    tiny.run(clone, "git", "remote", "add", "origin", str(tmp_path / "remote.git"))
+    tiny.run(clone, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    tiny.run(clone, "flight", "share", "--with-secrets", recorded)
+    shared = tiny.run(tmp_path / "remote.git", "git", "show", f"refs/flight/{recorded}:flight-record/diagnosis/verdict.json").stdout
+    assert json.loads(shared)["sentence"] == 'cannot fetch "https://host/x?token=***"'
 
 
 def test_images_that_are_missing_are_told_before_anything_is_pushed(clone: Path, recorded: str, tmp_path: Path) -> None:

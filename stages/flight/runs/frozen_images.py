@@ -36,11 +36,7 @@ def of_run(run: Run) -> dict[str, str]:
 
 def take(run: Run, root: Path, folder: Path, cache: Path, tell: Callable[[str], None]) -> dict[str, tuple[str, str]]:
     """Copy the frozen images and weights from the user's cache, or fetch them; returns those that are not as recorded."""
-    from dvc.repo import Repo
-
-    own = cache / "files/md5"
-    with Repo(str(root)) as repo:
-        caches = [Path(repo.cache.local.path), own]
+    caches = [cache_of(root), cache / "files/md5"]
     wanted = of_run(run)
     if missing(wanted, caches):
         tell("fetching images that the cache lacks from the DVC remote")
@@ -56,6 +52,23 @@ def take(run: Run, root: Path, folder: Path, cache: Path, tell: Callable[[str], 
     for path in FROZEN:
         damaged |= _copy_out(path, wanted[path], folder, caches)
     return damaged
+
+
+def cache_of(root: Path) -> Path:
+    """Where DVC keeps contents here.
+
+    Raises:
+        CommandError: if DVC cannot be asked.
+    """
+    from dvc.config import ConfigError
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            return Path(repo.cache.local.path)
+    except (DvcException, ConfigError) as error:
+        raise CommandError(f"DVC cannot be used in {root}: {mask(str(error))}. Type: dvc config --list") from error
 
 
 def _copy_out(path: str, md5: str, folder: Path, caches: Sequence[Path]) -> dict[str, tuple[str, str]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from stages.flight.errors import CommandError
 from stages.flight.record import journal, recorder_process
-from stages.flight.record.capture import EMPTY_TREE, IDENTITY, REF_PREFIX
+from stages.flight.record.capture import IDENTITY, REF_PREFIX
 from stages.flight.record.git import content, git
 from stages.flight.record.names import STAGES
-from stages.flight.record.secrets import mask, mask_lines
+from stages.flight.record.secrets import mask, mask_lines, mask_values
 from stages.flight.runs import frozen_images
 from stages.flight.runs.differences import FROZEN
 from stages.flight.runs.run import Run, UnreadableRecordError, from_folder
@@ -43,11 +43,11 @@ def share(run: Run, root: Path, *, with_secrets: bool) -> dict[str, Any]:
         raise ShareError(f"run {run.id} has not ended, so its record is not whole. Type: flight runs")
     if run.commit is None:
         raise ShareError(f"the code of run {run.id} was not captured, so nobody can run it again. Type: git status")
-    if "ingest" not in run.made:
+    if "ingest" not in run.made or not frozen_images.of_run(run).keys() >= set(FROZEN):
         raise ShareError(f"run {run.id} ended before it had any images, so there is nothing to run it on. Type: flight why {run.id}")
     _check_images(run, root)
     commit = _seal(run, root, ref)
-    if not with_secrets and (holding := _files_with_secrets(str(run.commit), commit, git_remote, root)):
+    if not with_secrets and (holding := files_with_secrets(commit, git_remote, root)):
         raise ShareError(
             f"code of run {run.id} that was not committed holds what looks like a secret, in {', '.join(holding)}. "
             f"Move it to a file that git ignores and run again; or, if it is none, type: flight share --with-secrets {run.id}"
@@ -75,30 +75,37 @@ def _seal(run: Run, root: Path, ref: str) -> str:
         for name, path in {**whole, **record}.items():
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
-                shared = mask_lines(text) if name in record else text
+                shared = _masked(text) if name in record else text
                 blob = git(root, "hash-object", "-w", "--stdin", given=shared.encode("utf-8", "surrogateescape"))
                 git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}", own=own)
         tree = git(root, "write-tree", own=own)
         return git(root, "commit-tree", tree, "-p", head, "-m", f"Record of run {run.id}", own=own)
 
 
-def _files_with_secrets(captured: str, sealed: str, git_remote: str, root: Path) -> list[str]:
-    """Of the files that are shared and that the remote does not have, as far as is known here, those in which something would be masked."""
-    new = git(root, "rev-list", captured, "--not", f"--remotes={git_remote}").split()
-    before = git(root, "rev-parse", "--verify", "--quiet", f"{new[-1]}^", or_else=EMPTY_TREE) if new else captured
-    compare = ("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=d")
-    patch = ("-p", "--unified=0", "--text", "--no-ext-diff", "--no-textconv")
-    names = git(root, *compare, "--name-only", before, sealed, "--", ":(top)", f":(exclude,top){RECORD_FOLDER}").split("\0")
-    added = {name: git(root, *compare, *patch, before, sealed, "--", f":(top,literal){name}") for name in names if name}
-    return [name for name, text in added.items() if mask(text) != text]
+def _masked(text: str) -> str:
+    """JSON, or JSON lines, with their values masked; anything else as text."""
+    try:
+        return json.dumps(mask_values(json.loads(text)), indent=2, ensure_ascii=False)
+    except ValueError:
+        return mask_lines(text)
+
+
+def files_with_secrets(sealed: str, git_remote: str, root: Path) -> list[str]:
+    """Of the commits that the remote does not have, as far as is known here, the files to which one adds what would be masked."""
+    patch = ("--patch", "-m", "--unified=0", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color", "--format=")
+    where = (sealed, "--not", f"--remotes={git_remote}", "--", ":(top)", f":(exclude,top){RECORD_FOLDER}")
+    added = dict[str, list[str]]()
+    name = ""
+    for line in git(root, "-c", "core.quotePath=false", "log", *patch, *where).split("\n"):
+        if line.startswith("+++ "):
+            name = line.removeprefix("+++ b/").removesuffix("\t")  # which ends a name with blanks
+        if line.startswith("+"):
+            added.setdefault(name, []).append(line[1:])
+    return sorted(name for name, lines in added.items() if mask("\n".join(lines)) != "\n".join(lines))
 
 
 def _check_images(run: Run, root: Path) -> None:
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        lacking = frozen_images.missing(frozen_images.of_run(run), [Path(repo.cache.local.path)])
-    if lacking:
+    if lacking := frozen_images.missing(frozen_images.of_run(run), [frozen_images.cache_of(root)]):
         told = f"{len(lacking)} of the images of run {run.id}, such as {lacking[0]}, are not in DVC's cache"
         raise ShareError(f"{told}, so they cannot be pushed. Who has them types: flight share {run.id}")
 
@@ -151,6 +158,7 @@ def _make_ours(folder: Path, root: Path) -> None:
             raise ValueError(f"it is the record of {opening['id']}")
         opening |= {"root": str(root), "workspace": str(root), "mlflow_run_id": None}
         kept = [record for record in others if record["type"] in journal.RECORD_TYPES and record["type"] not in ("address", "comparison")]
+        foreign.check_records(kept)
         (folder / journal.FILE_NAME).write_text("".join(f"{json.dumps(record)}\n" for record in (opening, *kept)), encoding="utf-8")
         (folder / journal.OPENING_NAME).write_text(json.dumps(opening), encoding="utf-8")
         run = foreign.checked(vars(from_folder(folder)))
