@@ -11,9 +11,9 @@ from typing import Any
 from stages.flight.errors import CommandError
 from stages.flight.record import capture, journal
 from stages.flight.record.names import STAGES
-from stages.flight.runs import ablation, proof, replay_workspace
+from stages.flight.runs import ablation, frozen_images, proof, replay_workspace
 from stages.flight.runs.ablation import Ends, Factor
-from stages.flight.runs.differences import differences, not_compared, recorded
+from stages.flight.runs.differences import Difference, differences, not_compared, recorded
 from stages.flight.runs.hybrids import Hybrids
 from stages.flight.runs.outcome import SEEDS, accuracies_by_seed, repetitions
 from stages.flight.runs.run import KILLED_KINDS, Run
@@ -65,11 +65,22 @@ def plan(first: Run, last: Run, everyone: Sequence[Run], root: Path) -> Plan:
             raise CommandError(f"run {run.id} has not trained to an end of its own, so there is nothing to test. Type: flight why {run.id}")
         replay_workspace.find_code(run, root)
         replay_workspace.check(run, root)
+    if first.failure and last.failure:
+        raise CommandError(f"{first.id} and {last.id} have both failed, so no accuracy differs. Type: flight diff {first.id} {last.id}")
     found = differences([recorded(run, root) for run in (first, last)])
-    factors, untested = ablation.factors(found, suspects(found, first, last))
+    given = [one for one in found if _reaches_training(one, first, last)]
+    factors, untested = ablation.factors(given, suspects(given, first, last))
     ends = Ends(*(_known(run, first, everyone, present, root) for run in (first, last)))
     ends = ends if factors else Ends(ends.first, {})
     return Plan(first, last, tuple(factors), tuple(untested), ends, _seconds_each(first, last, everyone), present)
+
+
+def _reaches_training(difference: Difference, first: Run, last: Run) -> bool:
+    """Not the splits of the same images, which follow from parameters or code, and not files that are no part of the pipeline."""
+    if difference.kind == "data":
+        return frozen_images.of_run(first) != frozen_images.of_run(last)
+    is_ours = difference.name.startswith("stages/") and not difference.name.startswith("stages/flight/")
+    return difference.kind != "code" or is_ours or difference.name in {"dvc.yaml", *first.inputs, *last.inputs}
 
 
 def carry_out(made: Plan, root: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def _known(run: Run, first: Run, everyone: Sequence[Run], present: Mapping[str, 
         return {}
     everyone = [other for other in repetitions(run, everyone) if _is_of(other, present, root)]
     own = tuple(run.params.get(name) for name in SEEDS)
-    found = accuracies_by_seed(run, everyone) or {own: 0.0}
+    found = accuracies_by_seed(run, everyone) or ({own: 0.0} if run.failure else {})
     return {_shift(seeds, tuple(first.params.get(name) for name in SEEDS)): value for seeds, value in found.items()}
 
 

@@ -69,6 +69,8 @@ class Hybrids:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CommandError(f"these two runs are being tested already, in {self._base}. Expected to be the only one") from error
+            if not self._known:  # DVC knows nothing of packages and machines: what it has kept may be of others
+                shutil.rmtree(self._base / replay_workspace.CACHE, ignore_errors=True)
             try:
                 yield
                 shutil.rmtree(self._base / replay_workspace.CACHE, ignore_errors=True)
@@ -92,7 +94,7 @@ class Hybrids:
         accuracy, failed = self._known[key]["accuracy"], self._known[key]["failure"]
         self._tell(f"  it failed: {failed}" if accuracy is None else f"  accuracy {accuracy:.3f}")
         if accuracy is None:
-            return 0.0 if failed in [_failure(run) for run in (self._first, self._last)] else None
+            return 0.0 if failed and failed in [_failure(run) for run in (self._first, self._last)] else None
         return float(accuracy)
 
     def _train(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
