@@ -167,6 +167,23 @@ def test_images_are_compared_by_content(kept: Path) -> None:
     assert next(one for one in answer["differences"] if one["name"] == "images relabelled")["by_class"] == {"coat": 3}
 
 
+def test_images_that_are_not_known_are_not_said_to_be_the_same(kept: Path) -> None:
+    def other_images(folder: Path) -> None:
+        manifest = kept_manifests.find(first(kept).folder, first(kept).made)
+        assert manifest is not None
+        pd.read_parquet(manifest).drop(index=[10, 11]).to_parquet(manifest.with_name("f" * 32 + ".parquet"))
+        edit(folder / "dvc.lock", manifest.stem, "f" * 32)
+
+    def without_manifest(folder: Path) -> None:
+        edit(folder / "dvc.lock", first(kept).made["validate"]["data/manifest.parquet"], "e" * 32)
+        edit(folder / "journal.jsonl", '"data_version": "', '"data_version": "0')
+
+    found = named(compared(kept, first(kept), another(kept, other_images), another(kept, without_manifest)))
+    version = first(kept).made["ingest"]["data/raw"]
+    assert found["data images removed"] == (0, 2, None)
+    assert found["data images"] == (version, version, f"0{version}")
+
+
 def test_images_by_what_became_of_them() -> None:
     before = [Image("a/1", "a", "train", "1"), Image("a/2", "a", "val", "2"), Image("a/3", "a", "", "3"), Image("a/4", "a", "test", "4")]
     after = [
@@ -195,6 +212,7 @@ def test_mcnemar_and_student_as_in_tables() -> None:
     assert outcome.mcnemar(5, 0) == pytest.approx(0.0625)
     assert outcome.mcnemar(2, 9) == pytest.approx(0.0654, abs=1e-4)
     assert outcome.mcnemar(3, 3) == 1
+    assert outcome.mcnemar(900, 1100) == pytest.approx(8.5e-6, rel=0.01), "as many as a large test split has"
     assert [outcome.student_t(degrees) for degrees in (3, 5, 12, 100)] == pytest.approx([3.182, 2.571, 2.179, 1.984], rel=8e-3)
 
 

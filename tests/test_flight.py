@@ -57,6 +57,7 @@ def test_from_a_folder_below(trained: Path) -> None:
     [
         (("why", "19990101"), "no run is called"),
         (("why", "latest~9"), "there are 1"),
+        (("why", "latest~" + 5000 * "9"), "no run is called"),
         (("runs", "--limit", "0"), "at least 1"),
         (("runs", "--limit", "abc"), "at least 1"),
         (("wy",), "invalid choice"),
@@ -126,6 +127,8 @@ def test_a_damaged_record_is_left_out(clone: Path) -> None:
 def test_a_pipe_that_closes_early_is_no_error(trained: Path) -> None:
     done = tiny.run(trained, "sh", "-c", "flight why --json | true; flight runs --json 2>&1 | head -c 5")
     assert done.stderr == ""
+    ended = tiny.run(trained, "bash", "-c", "flight diff latest latest --json | true; echo ${PIPESTATUS[0]}")
+    assert ended.stdout.strip() == "130", "what nobody has read has not ended well"
 
 
 def test_the_hash_of_a_folder_is_dvcs(tmp_path: Path) -> None:

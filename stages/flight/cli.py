@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # `flight runs | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOTHING_WRONG
+        return NOTHING_WRONG if options.command in (show_runs, show_which) else INTERRUPTED
     except CommandError as error:
         _tell(f"flight: {answers.printable(str(error))}")
         return WRONG_USAGE
@@ -105,7 +105,7 @@ def _step(text: str) -> int:
 
 def show_runs(options: argparse.Namespace) -> int:
     """`flight runs`."""
-    rows = answers.runs(_recorded(), options.limit)
+    rows = answers.printable(answers.runs(_recorded(), options.limit))
     if options.json:
         _print_json(rows)
         return NOTHING_WRONG
@@ -119,7 +119,7 @@ def show_runs(options: argparse.Namespace) -> int:
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
         status = f"[{answers.COLOURS[row['status']]}]{row['status']}[/]"
         changed = ", ".join(f"{change['param']} {shown(change['from'])} → {shown(change['to'])}" for change in row["changed"])
-        table.add_row(row["id"], escape(row["name"]), status, row["verdict"] or "", accuracy, escape(changed))
+        table.add_row(row["id"], escape(row["name"]), status, escape(row["verdict"] or ""), accuracy, escape(changed))
     _console().print(table)
     return NOTHING_WRONG
 
@@ -211,7 +211,7 @@ def _find_anywhere(name: str, recorded: Sequence[Run]) -> Run:
 
 def show_which(options: argparse.Namespace) -> int:
     """`flight which`."""
-    rows = which(_recorded(), find_root(Path.cwd()))
+    rows = answers.printable(which(_recorded(), find_root(Path.cwd())))
     if options.json:
         _print_json(rows)
         return NOTHING_WRONG
@@ -231,7 +231,7 @@ def show_sync(options: argparse.Namespace) -> int:
     """`flight sync`."""
     root = find_root(Path.cwd())
     recorded, unreadable = load_all(root)
-    answer = sync(recorded, root, tell=_tell)
+    answer = answers.printable(sync(recorded, root, tell=_tell_safely))
     answer["unreadable"] = unreadable
     left = [run for run in answer["runs"] if not run["shipped"]]
     if options.json:

@@ -149,21 +149,33 @@ def _of_settings(runs: Sequence[Recorded]) -> list[Difference]:
 
 
 def _of_images(runs: Sequence[Recorded]) -> list[Difference]:
-    """By content, where the manifests are here; else by DVC's hash."""
-    counts: list[dict[str, int]] = []
-    classes: dict[str, dict[str, int]] = {}
-    manifests = [kept_manifests.find(run.run.folder, run.run.made) if run.run.stages.get("validate") in DONE else None for run in runs]
-    read = {path: images.read(path) for path in dict.fromkeys(manifests) if path is not None} if len(set(manifests)) > 1 else {}
-    for path in manifests:
-        found = images.changes(read[manifests[0]], read[path]) if manifests[0] in read and path in read else {}
-        counts.append({name: len(changed) for name, changed in found.items() if changed})
-        classes |= {name: images.by_class(changed) for name, changed in found.items() if changed}
-    names = [name for name in images.changes([], []) if any(name in count for count in counts)]
-    by_content = [Difference("data", f"images {name}", tuple(count.get(name, 0) for count in counts), classes[name]) for name in names]
+    """By content, where the manifests are here; where one is not, by DVC's hash too."""
+    by_content = _by_content(runs)
+    is_whole = by_content and not any(None in one.values for one in by_content)
     backbones = [run.run.made.get("ingest", {}).get(BACKBONE) if run.run.stages.get("ingest") in DONE else None for run in runs]
-    hashes = {"backbone weights": backbones} | ({} if by_content else {"images": [run.data_version for run in runs]})
+    hashes = {"backbone weights": backbones} | ({} if is_whole else {"images": [run.data_version for run in runs]})
     differing = {name: values for name, values in hashes.items() if len(set(values) - {None}) > 1}
     return [*by_content, *(Difference("data", name, tuple(values)) for name, values in differing.items())]
+
+
+def _by_content(runs: Sequence[Recorded]) -> list[Difference]:
+    """What became of the images of the first run; None of a run whose manifest is not here."""
+    manifests = [kept_manifests.find(run.run.folder, run.run.made) if run.run.stages.get("validate") in DONE else None for run in runs]
+    if len(set(manifests)) == 1 or manifests[0] is None:
+        return []
+    read = {path: images.read(path) for path in dict.fromkeys(manifests) if path is not None}
+    found = [images.changes(read[manifests[0]], read[path]) if path is not None else None for path in manifests]
+    known = [changes for changes in found if changes is not None]
+    return [
+        Difference(
+            "data",
+            f"images {name}",
+            tuple(None if changes is None else len(changes[name]) for changes in found),
+            images.by_class(next(changes[name] for changes in reversed(known) if changes[name])),
+        )
+        for name in known[0]
+        if any(changes[name] for changes in known)
+    ]
 
 
 def _of_code(runs: Sequence[Recorded]) -> list[Difference]:
@@ -210,7 +222,7 @@ def _diff(before: Recorded, after: Recorded, *options: str) -> str | None:
         return None
     left_out = [f":(exclude){name}" for name in NO_CODE]
     try:
-        return git(before.root, "diff-tree", "-r", *options, "--end-of-options", *commits, "--", ".", *left_out)
+        return git(before.root, "diff-tree", "-r", "--relative", *options, "--end-of-options", *commits, "--", ".", *left_out)
     except CommandError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def find(runs: Sequence[Run], name: str) -> Run:
         if back >= len(own):
             raise UnknownRunError(f"{name} asks for the run {back} before the latest, and there are {len(own)}. Type: flight runs")
         return own[back]
-    exact = [run for run in runs if name in (run.id, run.name, run.experiment, run.mlflow_run_id)]
+    exact = [run for run in runs if name == run.id] or [run for run in runs if name in (run.name, run.experiment, run.mlflow_run_id)]
     matches = exact or [run for run in runs if run.id.startswith(name) or (run.mlflow_run_id or "").startswith(name)]
     if len(matches) == 1 or (exact and len({run.id for run in exact}) == 1):
         return matches[0]
@@ -93,4 +94,4 @@ def _steps_back(name: str) -> int | None:
     if name == "latest":
         return 0
     number = name.removeprefix("latest~")
-    return int(number) if number != name and number.isascii() and number.isdigit() else None
+    return int(number) if number != name and re.fullmatch(r"[0-9]{1,9}", number) else None

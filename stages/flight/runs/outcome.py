@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def _by_answers(answers: Answers) -> Chance | None:
 def mcnemar(lost: int, gained: int) -> float:
     """The two-sided p of McNemar's exact test: how likely so uneven a split of the changed answers is by chance."""
     count = lost + gained
-    return min(1.0, 2 * sum(math.comb(count, k) for k in range(min(lost, gained) + 1)) / float(2**count))
+    return float(min(Fraction(1), Fraction(2 * sum(math.comb(count, k) for k in range(min(lost, gained) + 1)), 2**count)))
 
 
 def _by_intervals(first: Run, last: Run) -> Chance:
