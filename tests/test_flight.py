@@ -164,6 +164,24 @@ def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert tiny.run(tmp_path, "git", "status", "--porcelain").stdout.count("??") == 5
     tiny.run(tmp_path / "run", "git", "init", "-q", "../nested")  # has no commit, which git refuses to add
     assert capture.capture_code(tmp_path, tmp_path / "run")["commit"]
+    (tmp_path / "nested/helper.py").touch()
+    tiny.commit(tmp_path / "nested", "one")
+    found = capture.capture_code(tmp_path, tmp_path / "run")
+    assert "nested/" in found["left_out"], "git would take its name alone"
+    assert "nested" not in tiny.run(tmp_path, "git", "ls-tree", "--name-only", found["ref"]).stdout
+
+
+def test_a_queued_experiment_is_captured_with_its_path_in_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC runs it in a clone in a temporary folder, below which the project lies as deep as in the repository."""
+    for place in (tmp_path / "own", tmp_path / "temporary"):
+        (place / "project").mkdir(parents=True)
+        tiny.run(place, "git", "init", "-q")
+        (place / "project/params.yaml").write_text(place.name)
+        tiny.commit(place, "one")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "own/project"))
+    (tmp_path / "run").mkdir()
+    found = capture.capture_code(tmp_path / "temporary/project", tmp_path / "run")
+    assert tiny.run(tmp_path / "own", "git", "show", f"{found['ref']}:project/params.yaml").stdout == "temporary"
 
 
 def test_without_git_the_reason_is_recorded(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
     """Commit tracked, changed and untracked files to ``refs/flight/<id>``, through an index of our own.
 
     The user's index, branch and files stay as they are. Of untracked files MAX_UNTRACKED_BYTES are taken, the smallest
-    first; the others are named.
+    first; the others, and repositories of their own, are named.
     For a temporary experiment folder the commit goes into the parent repository, which outlives it.
 
     Raises:
@@ -83,7 +83,7 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
         own = {**IDENTITY, "GIT_DIR": git_dir, "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(index)}
         head = git(top, "rev-parse", "--verify", "--quiet", "HEAD", own=own, or_else="")
         parent = os.environ.get("DVC_EXP_BASELINE_REV") or head or None  # a repository without commits
-        left_out = _large_untracked(top, own)
+        left_out = _left_out(top, own)
         pathspecs = "\0".join([".", *(f":(top,exclude,literal){name}" for name in left_out)])
         # What cannot be added, such as a repository inside without a commit, costs itself alone.
         adding = ("add", "--all", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul")
@@ -102,11 +102,12 @@ def capture_code(folder: Path, run_folder: Path) -> dict[str, Any]:
     return {"ref": ref, "commit": commit, "parent": parent, "dirty": bool(changed), "left_out": left_out}
 
 
-def _large_untracked(folder: Path, own: dict[str, str]) -> list[str]:
+def _left_out(folder: Path, own: dict[str, str]) -> list[str]:
+    """Repositories within the repository, of which git would take the name alone, and the largest untracked files."""
     listed = output(folder, "ls-files", "--others", "--exclude-standard", "-z", own=own).split(b"\0")
     names = [os.fsdecode(name) for name in listed if name]
-    sizes = {name: (folder / name).lstat().st_size for name in names if os.path.lexists(folder / name)}
-    left_out, total = [], sum(sizes.values())
+    sizes = {name: (folder / name).lstat().st_size for name in names if not name.endswith("/") and os.path.lexists(folder / name)}
+    left_out, total = [name for name in names if name.endswith("/")], sum(sizes.values())
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         if total <= MAX_UNTRACKED_BYTES:
             break

@@ -95,11 +95,11 @@ def _can_stop(run: Run, root: Path) -> bool:
 
 
 def _warn_of_files_left_out(run: Run, tell: Tell) -> None:
-    """Untracked files that were too large to be captured."""
+    """Untracked files that were too large to be captured, and repositories within the repository."""
     codes = [record["code"] for record in journal.read_run(run.folder) if record.get("part") == "workspace"]
     if names := [str(name) for code in codes for name in code.get("left_out", [])]:
         more = "…" if len(names) > MAX_NAMED else ""
-        tell(f"not captured, since they were too large, and absent now: {', '.join(names[:MAX_NAMED])}{more}")
+        tell(f"not captured (too large, or a repository of their own), and absent now: {', '.join(names[:MAX_NAMED])}{more}")
 
 
 def _packages(original: Recorded) -> dict[str, str]:
