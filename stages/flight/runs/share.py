@@ -92,11 +92,12 @@ def _masked(text: str) -> str:
 
 def files_with_secrets(sealed: str, git_remote: str, root: Path) -> list[str]:
     """Of the commits that the remote does not have, as far as is known here, the files to which one adds what would be masked."""
-    patch = ("--patch", "-m", "--unified=0", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color", "--format=")
+    as_it_is = ("--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color", "--dst-prefix=b/")  # whatever git's settings are
+    patch = ("-c", "core.quotePath=false", "-c", "log.showRoot=true", "log", "--patch", "-m", "--unified=0", "--format=", *as_it_is)
     where = (sealed, "--not", f"--remotes={git_remote}", "--", ":(top)", f":(exclude,top){RECORD_FOLDER}")
     added = dict[str, list[str]]()
     name = ""
-    for line in git(root, "-c", "core.quotePath=false", "log", *patch, *where).split("\n"):
+    for line in git(root, *patch, *where).split("\n"):
         if line.startswith("+++ "):
             name = line.removeprefix("+++ b/").removesuffix("\t")  # which ends a name with blanks
         if line.startswith("+"):
