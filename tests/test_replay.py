@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stages.flight.record import journal, lock, recorder_process
+from stages.flight.record import capture, journal, lock, recorder_process
 from stages.flight.runs import proof, rerun
 from stages.flight.runs.differences import recorded
 from stages.flight.runs.run import Run, from_folder
@@ -137,6 +138,30 @@ def test_a_replay_that_is_ended_leaves_nothing(folder: Path, tmp_path: Path) -> 
     assert snapshot.take(clone) == before
     assert ids(clone) == ids(folder)
     assert not tiny.left_running(temporary)
+
+
+def test_a_training_is_stopped_before_a_step_and_its_batch_shown(folder: Path, tmp_path: Path) -> None:
+    original, before = ids(folder)[0], snapshot.take(folder)
+    code, answer, _ = replay(folder, original, "--until", "3")
+    tiny.wait_for_recorders(folder)
+    assert snapshot.take(folder) == before
+    assert (code, answer["original"], answer["until"]) == (0, original, 3)
+    moment = Path(answer["moment"])
+    rows = list(csv.DictReader((moment.parent / journal.MOMENT_TABLE).open(encoding="utf-8")))
+    losses = [float(row["loss"]) for row in rows]
+    assert len(rows) == 32
+    assert losses == sorted(losses, reverse=True)
+    page = moment.read_text(encoding="utf-8")
+    assert all((folder / "data/raw" / row["file"]).is_file() and row["file"] in page for row in rows)
+    assert len(list(moment.parent.glob("*.png"))) == 32
+    assert tiny.run(folder, "git", "rev-parse", "--verify", f"refs/flight/{answer['replay']}").stdout
+    clone = tmp_path / "clone"
+    shutil.copytree(folder, clone, symlinks=True)
+    run = from_folder(clone / ".flight/runs" / original)
+    old = tiny.run(clone, "git", *tiny.GIT_IDENTITY, "commit-tree", capture.EMPTY_TREE, "-m", "old").stdout.strip()
+    tamper(run, str(run.commit), old)
+    code, _, stderr = replay(clone, original, "--until", "3")
+    assert (code, "is older than --until" in stderr) == (2, True)
 
 
 def test_a_failure_is_replayed_as_one(folder: Path, tmp_path: Path) -> None:
