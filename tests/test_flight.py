@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -149,6 +150,17 @@ def test_a_lock_cut_anywhere_is_whole_or_empty(trained: Path, tmp_path: Path) ->
         (tmp_path / "dvc.lock").write_bytes(content[:length])
         for entry in lock.read_stages(tmp_path / "dvc.lock").values():
             assert all(item["path"] and item["md5"] for item in (*entry.get("deps", []), *entry.get("outs", [])))
+
+
+def test_a_stage_that_was_not_asked_for_makes_none_stale() -> None:
+    """Of ``dvc repro --single-item validate``, whose images were frozen with other parameters."""
+    stages: dict[str, Any] = {
+        "ingest": {"params": {"params.yaml": {"ingest.source": "b.zip"}}, "outs": [{"path": "data/raw", "md5": "1.dir"}]},
+        "validate": {"deps": [{"path": "data/raw", "md5": "1.dir"}], "params": {"params.yaml": {"validate.seed": 0}}},
+    }
+    params = {"ingest": {"source": "a.zip"}, "validate": {"seed": 0}}
+    assert lock.up_to_date(stages, params, None) == []
+    assert lock.up_to_date(stages, params, None, among=["validate"]) == ["validate"]
 
 
 def test_large_untracked_files_are_left_out_and_named(tmp_path: Path) -> None:

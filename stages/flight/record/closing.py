@@ -132,10 +132,10 @@ def _unreached(records: list[dict[str, Any]], locked: dict[str, Any], folder: Pa
         return str(opening["stage"])
     params = plain_params(folder)
     before = lock.read_stages(folder / LOCK_BEFORE)
-    was_up_to_date = lock.up_to_date(before, params, workspace)
     wanted = _wanted(opening["command"], Path(opening["workspace"]))
+    was_up_to_date = lock.up_to_date(before, params, workspace, wanted)
     noted = {stage for stage in ran if locked.get(stage) != before.get(stage) or stage in was_up_to_date or stage not in wanted}
-    reached = noted.union(lock.up_to_date(locked, params, None)) - (ran - noted)
+    reached = noted.union(lock.up_to_date(locked, params, None, wanted)) - (ran - noted)
     return next((stage for stage in wanted if stage not in reached), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,17 @@ def inputs(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {path: md5 for path, md5 in given.items() if not is_made[path] and not path.endswith(".html")} | outs(stages).get("ingest", {})
 
 
-def up_to_date(stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None) -> list[str]:
+def up_to_date(
+    stages: dict[str, dict[str, Any]], params: dict[str, Any], workspace: Path | None, among: Collection[str] | None = None
+) -> list[str]:
     """The stages whose entry fits the parameters, the code in ``workspace`` (None: is not looked at), and the outs of the
-    stages before them, in their order."""
+    stages before them, in their order; ``among`` those that were asked for, where what others have left is taken as it is."""
     made = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
     names = []
     broken: set[str] = set()
     for name, entry in stages.items():
+        if among is not None and name not in among:
+            continue
         deps = entry.get("deps", [])
         fits = not broken.intersection(dep["path"] for dep in deps) and all(
             made[dep["path"]] == dep["md5"] if dep["path"] in made else workspace is None or _is_unchanged(workspace / dep["path"], dep)

@@ -128,8 +128,10 @@ class Hybrids:
         return replay_workspace.checkout(self._clone, replay_workspace.find_code(source, self._root), self._root, self._base)
 
     def _params(self, switched: Sequence[Factor], moved: int) -> dict[str, Any]:
-        """The first run's, those of ``switched`` as the last run's, and the seeds moved on."""
+        """The first run's, those of ``switched`` as the last run's, with images where those came from, and the seeds moved on."""
         params, others = copy.deepcopy(plain_params(self._first.folder)), plain_params(self._last.folder)
+        if any(factor.images for factor in switched):
+            params["ingest"] = others["ingest"]
         for name in (name for factor in switched for name in factor.params):
             _set(params, others, name.split("."))
         for name in SEEDS:
