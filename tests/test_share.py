@@ -81,6 +81,20 @@ def test_what_is_missing_is_told(clone: Path, recorded: str, tmp_path: Path) -> 
     assert tiny.run(tmp_path / "remote.git", "git", "for-each-ref").stdout == ""
 
 
+def fetch_instead(clone: Path, run_id: str, lines: list[str], forged: Path) -> None:
+    """In place of a recorded run, one of the same id whose journal has these lines, as if another had shared it."""
+    folder = clone / ".flight/runs" / run_id
+    (forged / "flight-record").mkdir(parents=True)
+    (forged / "flight-record/journal.jsonl").write_text("\n".join(lines) + "\n")
+    (forged / "flight-record/run.json").write_text(lines[0])
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(folder / name, forged / name)
+    tiny.run(forged, "git", "init", "-q")
+    tiny.commit(forged, "forged")
+    shutil.rmtree(folder)
+    tiny.run(clone, "git", "fetch", "-q", str(forged), f"+HEAD:refs/flight/{run_id}")
+
+
 def test_a_forged_record_is_refused_and_harms_nothing(clone: Path, recorded: str, tmp_path: Path) -> None:
     """It has no end, so that a recorder would take it up, and names as a stage a folder that a recorder would replace."""
     victim = tmp_path / "victim"
@@ -89,16 +103,7 @@ def test_a_forged_record_is_refused_and_harms_nothing(clone: Path, recorded: str
     folder = clone / ".flight/runs" / recorded
     lines = [line for line in (folder / "journal.jsonl").read_text().splitlines() if json.loads(line)["type"] not in ("end", "kept")]
     ending = {"type": "stage-end", "time": 1.8e9, "pid": 1, "stage": str(victim), "exit_code": 0, "signal": None, "seconds": 1.0}
-    forged = tmp_path / "forged"
-    (forged / "flight-record").mkdir(parents=True)
-    (forged / "flight-record/journal.jsonl").write_text("\n".join([*lines, json.dumps(ending)]) + "\n")
-    (forged / "flight-record/run.json").write_text(lines[0])
-    for name in ("params.yaml", "dvc.lock"):
-        shutil.copy(folder / name, forged / name)
-    tiny.run(forged, "git", "init", "-q")
-    tiny.commit(forged, "forged")
-    shutil.rmtree(folder)
-    tiny.run(clone, "git", "fetch", "-q", str(forged), f"+HEAD:refs/flight/{recorded}")
+    fetch_instead(clone, recorded, [*lines, json.dumps(ending)], tmp_path / "forged")
     done = tiny.run(clone, "flight", "why", recorded, check=False)
     assert done.returncode == 2
     assert "is not one that flight share has made" in done.stderr
@@ -117,15 +122,7 @@ def test_what_a_forged_record_says_is_checked(clone: Path, recorded: str, tmp_pa
             record["values"] = dict.fromkeys(record["values"], "0.2")
         if record["type"] == "name" and part == "text that a terminal obeys":
             record["name"] = "\x1b]0;owned\x07[/x]"
-    shared = tmp_path / "shared"
-    (shared / "flight-record").mkdir(parents=True)
-    (shared / "flight-record/journal.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    for name in ("params.yaml", "dvc.lock"):
-        shutil.copy(folder / name, shared / name)
-    tiny.run(shared, "git", "init", "-q")
-    tiny.commit(shared, "shared")
-    shutil.rmtree(folder)
-    tiny.run(clone, "git", "fetch", "-q", str(shared), f"+HEAD:refs/flight/{recorded}")
+    fetch_instead(clone, recorded, [json.dumps(record) for record in records], tmp_path / "forged")
     done = tiny.run(clone, "flight", "why", recorded, check=False)
     assert "Traceback" not in done.stderr
     assert ("is not one that flight share has made" in done.stderr) == (part != "text that a terminal obeys")
